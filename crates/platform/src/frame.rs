@@ -1,0 +1,42 @@
+//! Frames of guest memory and how pages may use them.
+
+/// Bytes of a page and of a frame.
+pub const PAGE_SIZE: usize = 4096;
+
+/// The number of one 4 KiB frame of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frame(pub u32);
+
+/// Consecutive frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameRange {
+    /// The first one.
+    pub first: Frame,
+    /// How many.
+    pub count: u32,
+}
+
+impl FrameRange {
+    /// The range of one frame.
+    pub fn one(frame: Frame) -> Self {
+        Self { first: frame, count: 1 }
+    }
+
+    /// Its frames in order.
+    pub fn iter(self) -> impl Iterator<Item = Frame> {
+        (self.first.0..self.first.0 + self.count).map(Frame)
+    }
+}
+
+bitflags::bitflags! {
+    /// What user code may do with a page. Empty: mapped frames stay reserved but every access faults.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Protection: u8 {
+        /// Data may be read. (x86 cannot express write or execute without it.)
+        const READ = 1;
+        /// Data may be written.
+        const WRITE = 2;
+        /// Instructions may be fetched.
+        const EXECUTE = 4;
+    }
+}

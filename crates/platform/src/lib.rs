@@ -1,0 +1,131 @@
+//! The contract between the monitor and whatever executes guest instructions.
+//!
+//! A [`Machine`] is one guest: frames of memory, address spaces that map them, and virtual CPUs that run user-mode code
+//! in an address space until something needs the monitor. The `linux` crate holds frame numbers and registers and
+//! knows only this crate; `kvm` implements it on `/dev/kvm`.
+//!
+//! What the contract asks of every implementation:
+//!
+//! - **Frames are zero when first backed** and keep their content until written; an implementation never hands out a
+//!   frame by itself, allocation is the caller's.
+//! - **A mapping change is in force when the call returns**, on every virtual CPU, also for a removed or downgraded
+//!   mapping. (KVM needs help for that: see `kvm`'s address space.)
+//! - **Nothing that the guest can write is read back as truth**: an implementation keeps its own record of mappings.
+//! - Between two calls of [`Vcpu::run`] all architectural state of a thread is in [`Registers`] and [`FpuState`], so a
+//!   thread can be moved to another virtual CPU, or saved, whenever it is not running.
+
+#![forbid(unsafe_code)]
+
+mod exit;
+mod frame;
+mod registers;
+
+use std::sync::Arc;
+
+pub use exit::{Access, Exit};
+pub use frame::{Frame, FrameRange, PAGE_SIZE, Protection};
+pub use registers::{FpuState, Registers};
+
+/// What an implementation could not do. None of these is caused by guest code alone.
+#[derive(Debug, thiserror::Error)]
+pub enum PlatformError {
+    /// The host refused an operation.
+    #[error("{operation}")]
+    Host {
+        /// What was attempted, for example `KVM_CREATE_VM`.
+        operation: &'static str,
+        /// The host's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// More frames were asked for than the machine was created with as its maximum.
+    #[error("the machine's {maximum} frames are all in use")]
+    OutOfFrames {
+        /// Most frames the machine may have.
+        maximum: u32,
+    },
+    /// No room is left for the implementation's own tables (page tables of the guest).
+    #[error("no room left for page tables")]
+    OutOfTables,
+    /// The virtual CPU left guest mode for a reason that user code cannot cause on working hardware.
+    #[error("the virtual CPU stopped: {0}")]
+    VcpuFailed(String),
+}
+
+/// One guest.
+pub trait Machine: Send + Sync {
+    /// The guest's frames.
+    fn memory(&self) -> Arc<dyn Memory>;
+    /// A new, empty address space.
+    fn create_address_space(&self) -> Result<Box<dyn AddressSpace>, PlatformError>;
+    /// The next virtual CPU. Call once for each thread of the monitor that will run guest code, from that thread.
+    fn create_vcpu(&self) -> Result<Box<dyn Vcpu>, PlatformError>;
+    /// The address at which system pages of the implementation begin and the one where they end. Guest mappings
+    /// must lie outside, below [`Machine::user_end`].
+    fn reserved(&self) -> std::ops::Range<u64>;
+    /// One past the highest address that guest mappings may use.
+    fn user_end(&self) -> u64;
+}
+
+/// The guest's frames. All methods may be called while virtual CPUs run: copies are made byte by byte in an
+/// unspecified order relative to guest accesses, as on real hardware.
+///
+/// Offsets and lengths are in bytes within one frame; a call that leaves the frame, or names one that is not backed,
+/// is a bug of the caller and panics.
+pub trait Memory: Send + Sync {
+    /// Frames backed so far.
+    fn frame_count(&self) -> u32;
+    /// Backs frames up to `frame_count` (rounded up as the implementation likes). New frames read as zero.
+    fn grow(&self, frame_count: u32) -> Result<(), PlatformError>;
+    /// Copies `bytes` into a frame.
+    fn copy_in(&self, frame: Frame, offset: usize, bytes: &[u8]);
+    /// Copies from a frame into `buffer`.
+    fn copy_out(&self, frame: Frame, offset: usize, buffer: &mut [u8]);
+    /// Fills whole frames with zeros.
+    fn zero(&self, frames: FrameRange);
+    /// Gives the host memory behind whole frames back; they read as zero afterwards. The frames must not be mapped.
+    fn discard(&self, frames: FrameRange);
+    /// Reads an aligned 32-bit word in one access.
+    fn load_u32(&self, frame: Frame, offset: usize) -> u32;
+    /// Replaces an aligned 32-bit word if it holds `current`; the value found either way.
+    fn compare_exchange_u32(&self, frame: Frame, offset: usize, current: u32, new: u32) -> Result<u32, u32>;
+}
+
+/// One set of mappings from guest addresses to frames. Dropping it ends all of them.
+///
+/// Addresses are page-aligned and below [`Machine::user_end`]; the caller checks guest input, a violation panics.
+pub trait AddressSpace: Send {
+    /// What [`Vcpu::run`] needs to enter this address space. Stable for the life of the address space.
+    fn token(&self) -> SpaceToken;
+    /// Maps the pages from `address` on to consecutive frames. No page of the range may be mapped already.
+    fn map(&mut self, address: u64, frames: FrameRange, protection: Protection) -> Result<(), PlatformError>;
+    /// Removes whatever is mapped in `[address, address + length)`.
+    fn unmap(&mut self, address: u64, length: u64);
+    /// Changes the protection of whatever is mapped in `[address, address + length)`.
+    fn protect(&mut self, address: u64, length: u64, protection: Protection);
+}
+
+/// Names an address space to [`Vcpu::run`]; its meaning is the implementation's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpaceToken(pub u64);
+
+/// A virtual CPU, used by one thread of the monitor.
+pub trait Vcpu {
+    /// Runs user code in `space` from `registers` until it needs the monitor. On return `registers` are those of the
+    /// guest thread at the exit (see [`Exit`] for where `rip` stands).
+    fn run(&mut self, space: SpaceToken, registers: &mut Registers) -> Result<Exit, PlatformError>;
+    /// The floating-point and vector state as the last run left it.
+    fn fpu(&mut self) -> Result<FpuState, PlatformError>;
+    /// Replaces the floating-point and vector state for the next run.
+    fn set_fpu(&mut self, state: &FpuState) -> Result<(), PlatformError>;
+    /// The state of a program that has just been started.
+    fn initial_fpu(&self) -> FpuState;
+    /// A handle that ends a run from another thread.
+    fn kicker(&self) -> Arc<dyn Kicker>;
+}
+
+/// Ends a run of one virtual CPU from any thread.
+pub trait Kicker: Send + Sync {
+    /// Makes the run in progress, or the next one, return [`Exit::Preempted`]. Not lost when no run is in progress.
+    fn kick(&self);
+}
