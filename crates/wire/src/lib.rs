@@ -1,1 +1,11 @@
-//! wire.
+//! Every encoding that crosses a process or machine boundary: worker ↔ monitor ([`monitor`]), worker ↔ zygote
+//! ([`zygote`]), and the JSON shapes of the Lambda API ([`lambda`]).
+//!
+//! Types and codecs only: no sockets, no clock. Decoders are total: any byte sequence gives a value or an error.
+
+#![forbid(unsafe_code)]
+
+pub mod frame;
+pub mod lambda;
+pub mod monitor;
+pub mod zygote;

@@ -1,0 +1,169 @@
+//! Worker ↔ monitor: one Unix stream socket for each environment.
+//!
+//! ```text
+//! worker                                   monitor
+//!   │ Start ──────────────────────────────────▶│ assemble the root, load the program, run it
+//!   │◀──────────────────────────────── Log … ──│ what the program prints, at any time
+//!   │◀────────────────────────────────── Ready ─│ its first `next` (or InitError, or Exited)
+//!   │ Invoke ─────────────────────────────────▶│ answers the pending `next`
+//!   │◀─────────────────── Response or Failure ──│ what the program posted for that request
+//!   │◀────────────────────────────────── Ready ─│ its next `next`
+//!   │ closes the socket ──────────────────────▶│ ends, whatever the guest does
+//! ```
+//!
+//! The monitor trusts the worker. The worker trusts nothing: it accepts [`ToWorker`] messages up to
+//! [`TO_WORKER_BYTES_MAX`], only for the outstanding request, and drops log bytes over its rate limit.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message that a monitor may send: a response of the largest payload and its envelope.
+pub const TO_WORKER_BYTES_MAX: usize = calypte_types::limits::PAYLOAD_BYTES_MAX + 64 * 1024;
+/// Longest message that a worker may send: an event of the largest payload and its envelope.
+pub const TO_MONITOR_BYTES_MAX: usize = calypte_types::limits::PAYLOAD_BYTES_MAX + 64 * 1024;
+/// Most bytes of output in one [`ToWorker::Log`].
+pub const LOG_BYTES_MAX: usize = 32 * 1024;
+
+/// From the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToMonitor {
+    /// The first message, once.
+    Start(Box<Start>),
+    /// Run one invocation. Only sent after [`ToWorker::Ready`].
+    Invoke(Invoke),
+}
+
+/// What to run and in which surroundings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// What executes guest code.
+    pub platform: Platform,
+    /// Directories of the host that the guest sees read-only: `(path in the guest, directory on the host)`. The first
+    /// is `/`; later ones cover what is below their path.
+    pub mounts: Vec<(String, PathBuf)>,
+    /// Program and arguments; a program without `/` is looked up in the guest's `PATH`.
+    pub arguments: Vec<String>,
+    /// Environment, without what the monitor adds (`AWS_LAMBDA_RUNTIME_API`).
+    pub environment: Vec<(String, String)>,
+    /// Working directory in the guest.
+    pub working_directory: String,
+    /// Memory of the guest.
+    pub memory_mib: u32,
+    /// Size of `/tmp`.
+    pub tmp_mib: u32,
+    /// Host name that the guest sees.
+    pub host_name: String,
+    /// Virtual CPUs, at least one.
+    pub vcpu_count: u32,
+}
+
+/// What executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Platform {
+    /// `/dev/kvm`.
+    Kvm,
+}
+
+/// One invocation: the fields of the Runtime API's `next` response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Invoke {
+    /// `Lambda-Runtime-Aws-Request-Id`.
+    pub request_id: String,
+    /// `Lambda-Runtime-Deadline-Ms`: milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// `Lambda-Runtime-Invoked-Function-Arn`.
+    pub function_arn: String,
+    /// `Lambda-Runtime-Trace-Id`.
+    pub trace_id: Option<String>,
+    /// `Lambda-Runtime-Client-Context`: JSON text.
+    pub client_context: Option<String>,
+    /// The event.
+    pub payload: Vec<u8>,
+}
+
+/// From the monitor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The program waits in `next`: initialisation, or the invocation before, is over.
+    Ready {
+        /// What the environment has used so far.
+        usage: Usage,
+    },
+    /// Output of the program, in order, split anywhere.
+    Log {
+        /// At most [`LOG_BYTES_MAX`].
+        bytes: Vec<u8>,
+        /// Bytes that the monitor dropped before these because the worker did not keep up.
+        dropped_bytes: u64,
+    },
+    /// The program posted its response.
+    Response {
+        /// Of which invocation.
+        request_id: String,
+        /// `Content-Type` that the program gave.
+        content_type: Option<String>,
+        /// The body.
+        payload: Vec<u8>,
+        /// What the environment has used so far.
+        usage: Usage,
+    },
+    /// The program posted an error for an invocation.
+    Failure {
+        /// Of which invocation.
+        request_id: String,
+        /// `Lambda-Runtime-Function-Error-Type`.
+        error_type: String,
+        /// The body: normally `{errorMessage, errorType, stackTrace}`.
+        payload: Vec<u8>,
+        /// What the environment has used so far.
+        usage: Usage,
+    },
+    /// The response was longer than the limit; the program has been told so (413).
+    ResponseTooLarge {
+        /// Of which invocation.
+        request_id: String,
+        /// Its length.
+        payload_bytes: u64,
+        /// What the environment has used so far.
+        usage: Usage,
+    },
+    /// The program posted an initialisation error.
+    InitError {
+        /// `Lambda-Runtime-Function-Error-Type`.
+        error_type: String,
+        /// The body.
+        payload: Vec<u8>,
+    },
+    /// The program has ended. The monitor ends after this.
+    Exited {
+        /// How.
+        cause: ExitCause,
+        /// What the environment has used in all.
+        usage: Usage,
+    },
+}
+
+/// How a guest program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitCause {
+    /// `exit_group` with this status.
+    Status(u8),
+    /// A signal that ends the process.
+    Signal(u8),
+    /// More memory than the environment has.
+    OutOfMemory,
+    /// It could not be started, or the monitor failed: the text says why, for a person.
+    Failed(String),
+}
+
+/// What an environment has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Most guest memory in use at any time, in bytes.
+    pub memory_peak_bytes: u64,
+    /// Exits to the monitor so far.
+    pub exits: u64,
+    /// Time spent running guest code, in microseconds.
+    pub cpu_us: u64,
+}

@@ -1,0 +1,47 @@
+//! Worker ↔ zygote: one Unix socket with message boundaries (`SOCK_SEQPACKET`).
+//!
+//! The worker sends [`ToZygote::Fork`] together with one file descriptor (`SCM_RIGHTS`), the monitor's end of an
+//! environment's socket; the zygote forks a monitor that owns it and answers with [`FromZygote::Forked`].
+//! When a monitor ends the zygote reaps it and sends [`FromZygote::Ended`]. The zygote ends when the socket closes;
+//! the monitors that it forked go on until their own sockets close.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message in either direction.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// From the worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToZygote {
+    /// Fork a monitor that owns the attached file descriptor.
+    Fork {
+        /// Chosen by the worker; repeated in the answer.
+        environment_id: u64,
+    },
+}
+
+/// From the zygote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromZygote {
+    /// A monitor runs.
+    Forked {
+        /// As in the request.
+        environment_id: u64,
+        /// Process id.
+        pid: i32,
+    },
+    /// `fork` failed.
+    ForkFailed {
+        /// As in the request.
+        environment_id: u64,
+        /// `errno`.
+        errno: i32,
+    },
+    /// A monitor has ended and has been reaped.
+    Ended {
+        /// As in the request.
+        environment_id: u64,
+        /// Exit status, or 128 + signal.
+        status: i32,
+    },
+}
