@@ -1,0 +1,69 @@
+//! What a system-call handler gives back.
+
+use crate::errno::Errno;
+
+/// The value for `rax`, or why there is none (yet).
+pub type SysResult = Result<u64, Stop>;
+
+/// Why a handler gives no value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The call fails.
+    Errno(Errno),
+    /// The calling thread waits; the handler runs again from the start when the wait is over, with
+    /// [`crate::call::Call::woken`] saying why. Between the two it keeps nothing but this value.
+    Block(Wait),
+    /// The registers of the calling thread are already as they should be (`execve`, `rt_sigreturn`), or it is gone
+    /// (`exit`): nothing is to be stored in `rax`.
+    Replaced,
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Stop::Errno(errno)
+    }
+}
+
+/// What a parked thread waits for. Plain data, so that it can be saved.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// The wait ends when any of these is notified.
+    pub keys: Vec<WaitKey>,
+    /// The wait ends at this time of the guest's monotonic clock, in nanoseconds. When the call blocks again after a
+    /// wake-up it must give the same deadline again: see [`crate::call::Call::deadline`].
+    pub deadline_ns: Option<u64>,
+}
+
+impl Wait {
+    /// A wait for one object without a deadline.
+    pub fn on(key: WaitKey) -> Self {
+        Self { keys: vec![key], deadline_ns: None }
+    }
+}
+
+/// Something that can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WaitKey {
+    /// A change of an object's readiness: pipe, socket, eventfd, timerfd, epoll instance, console.
+    Object(ObjectId),
+    /// A futex word, named by where it is in guest memory: frame number and byte offset. `FUTEX_WAKE` wakes a limited
+    /// number of waiters, so it does not use the "wake all" of the others.
+    Futex(u32, u16),
+    /// A thread or child process has ended: the id of the process whose member it was.
+    Exit(u32),
+}
+
+/// The identity of an object that can be waited for, unique within one guest for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId(pub u64);
+
+/// Why a parked thread runs again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// One of its objects was notified.
+    Notified,
+    /// Its deadline has passed.
+    Deadline,
+    /// A signal with a handler, or one that ends the process, is pending: a restartable handler returns `EINTR`.
+    Signal,
+}
