@@ -50,6 +50,10 @@ impl Decoder {
         if self.consumed > 0 && (self.consumed == self.buffer.len() || self.consumed > 64 * 1024) {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
+            if self.buffer.is_empty() {
+                // One large payload must not be paid for by an idle connection for the rest of its life.
+                self.buffer.shrink_to(64 * 1024);
+            }
         }
         self.buffer.extend_from_slice(bytes);
     }
