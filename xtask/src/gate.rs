@@ -107,7 +107,7 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
         Stage::Bootstrap => {
             quiet(Command::new("python3").args(["-m", "unittest", "-q", "test_bootstrap"]).current_dir(root().join("runtimes/python")))
         }
-        Stage::Clients => clients::run(),
+        Stage::Clients => clients::run_clients(),
         Stage::Demo => demo::check(),
         Stage::Bench => bench::check().map(|()| Outcome::default()),
     }

@@ -8,6 +8,7 @@ mod clients;
 mod command;
 mod demo;
 mod gate;
+mod server;
 mod setup;
 mod soak;
 mod tidy;
