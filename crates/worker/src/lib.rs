@@ -6,8 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod code;
+pub mod image;
 mod invocation;
+mod trees;
 
 pub use invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
 };
+pub use trees::{FileError, TreePin, writer::EntryError};
