@@ -40,7 +40,8 @@ pub(crate) fn run_clients() -> anyhow::Result<Outcome> {
 /// The folder into which the virtual environment's packages are installed.
 fn site_packages(tools: &setup::Tools) -> anyhow::Result<String> {
     let printed = output(
-        Command::new(tools.python_bin.join("python")).args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]),
+        Command::new(tools.python_bin.join("python"))
+            .args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]),
     )?;
     Ok(printed.trim().to_owned())
 }

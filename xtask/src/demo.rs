@@ -29,7 +29,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // Ctrl-C goes to the server as well, which ends cleanly; this process waits for it.
     ctrlc::set_handler(|| {}).context("cannot handle Ctrl-C")?;
     let server = Server::start(&[], &program, &data, options.port)?;
-    show(&[], &program, &data, &server)?;
+    show(&server)?;
+    print_next_steps(&program, &server);
     if options.once {
         return Ok(());
     }
@@ -37,56 +38,38 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     server.wait()
 }
 
+/// The demo's function.
+const FUNCTION: &str = "demo";
+
 /// An example that this host can run: its folder, runtime, handler and what to call it with.
 struct Example {
     folder: PathBuf,
-    name: &'static str,
     runtime: String,
     handler: &'static str,
     event: String,
 }
 
-/// Deploys an example, calls it, prints what came back and what to try next.
-fn show(wrapper: &[String], program: &Path, data: &Path, server: &Server) -> anyhow::Result<()> {
-    let example = choose_example(wrapper, program, data)?;
-    let calypte = |arguments: &[&str]| -> anyhow::Result<String> {
-        output(Command::new(&command_line(wrapper, program)[0])
-            .args(&command_line(wrapper, program)[1..])
-            .args(arguments)
-            .arg("--data")
-            .arg(data))
-    };
-    println!("\nDeploying {} as function `{}` on {} …", example.folder.display(), example.name, example.runtime);
+/// Deploys an example, calls it, prints what came back and what it logged.
+fn show(server: &Server) -> anyhow::Result<()> {
+    let example = choose_example(server)?;
+    println!("\nDeploying {} as function `{FUNCTION}` on {} …", example.folder.display(), example.runtime);
     let folder = example.folder.to_string_lossy();
-    print!("{}", calypte(&["deploy", &folder, "--name", example.name, "--runtime", &example.runtime, "--handler", example.handler])?);
+    let configuration = ["--name", FUNCTION, "--runtime", &example.runtime, "--handler", example.handler];
+    print!("{}", server.calypte(&[&["deploy", &folder], configuration.as_slice()].concat())?);
     println!("\nCalling it …");
-    let event = data.join("demo-event.json");
-    std::fs::write(&event, &example.event)?;
-    let result = calypte(&["invoke", example.name, &format!("@{}", event.display())])?;
-    std::fs::remove_file(&event)?;
-    println!("{}", result.trim_end());
+    println!("{}", server.calypte(&["invoke", FUNCTION, &example.event])?.trim_end());
     println!("\nWhat it logged:");
-    print!("{}", calypte(&["logs", example.name])?);
-    print_next_steps(program, data, server, example.name);
+    print!("{}", server.calypte(&["logs", FUNCTION])?);
     Ok(())
 }
 
-fn command_line(wrapper: &[String], program: &Path) -> Vec<String> {
-    wrapper.iter().cloned().chain([program.to_string_lossy().into_owned()]).collect()
-}
-
 /// The Python example if a Python was found on this host, the Rust example otherwise.
-fn choose_example(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<Example> {
-    let words = command_line(wrapper, program);
-    let listed = output(Command::new(&words[0]).args(&words[1..]).args(["runtime", "ls", "--json", "--data"]).arg(data))?;
-    let runtimes: serde_json::Value = serde_json::from_str(&listed)?;
-    let names = runtimes.as_array().into_iter().flatten().filter_map(|runtime| runtime["name"].as_str());
-    if let Some(runtime) = names.filter(|name| name.starts_with("python3")).max() {
+fn choose_example(server: &Server) -> anyhow::Result<Example> {
+    if let Some(runtime) = server.newest_python()? {
         let text = std::fs::read_to_string(root().join("README.md"))?;
         return Ok(Example {
             folder: root().join("examples/word-count"),
-            name: "word-count",
-            runtime: runtime.to_owned(),
+            runtime,
             handler: "handler.handler",
             event: serde_json::json!({ "text": text }).to_string(),
         });
@@ -94,7 +77,6 @@ fn choose_example(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Re
     println!("No Python was found on this host, so the demo deploys the Rust example instead.");
     Ok(Example {
         folder: build_rust_example()?,
-        name: "rust-hello",
         runtime: "provided.al2023".to_owned(),
         handler: "bootstrap",
         event: serde_json::json!({ "name": "Calypte" }).to_string(),
@@ -118,16 +100,17 @@ pub(crate) fn build_rust_example() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn print_next_steps(program: &Path, data: &Path, server: &Server, name: &str) {
+fn print_next_steps(program: &Path, server: &Server) {
+    let (program, data) = (program.display(), server.data.display());
     println!("\nTry next, in another terminal:\n");
-    println!("  {} invoke {name} '{{\"text\": \"to be or not to be\"}}' --data {}", program.display(), data.display());
-    println!("  {} run --data {} -- python3 -c 'print(\"hello from a microVM\")'", program.display(), data.display());
+    println!("  {program} invoke {FUNCTION} '{{\"text\": \"to be or not to be\"}}' --data {data}");
+    println!("  {program} run --data {data} -- python3 -c 'print(\"hello from a microVM\")'");
     println!("\nor with the AWS CLI:\n");
     for (variable, value) in &server.environment {
         println!("  export {variable}={value}");
     }
     println!("  aws lambda list-functions");
-    println!("  aws lambda invoke --function-name {name} --cli-binary-format raw-in-base64-out \\");
+    println!("  aws lambda invoke --function-name {FUNCTION} --cli-binary-format raw-in-base64-out \\");
     println!("      --payload '{{\"text\": \"to be or not to be\"}}' /dev/stdout");
 }
 
@@ -145,7 +128,9 @@ fn check_in(program: &Path, folder: &Path) -> anyhow::Result<Outcome> {
     check_as(&[], program, &folder.join("data"))?;
     let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
     if !is_root {
-        return Ok(Outcome { skipped: vec!["demo as another user: this user is not root, so it ran as itself".to_owned()] });
+        return Ok(Outcome {
+            skipped: vec!["demo as another user: this user is not root, so it ran as itself".to_owned()],
+        });
     }
     if find("setpriv").is_none() || find("setfacl").is_none() {
         bail!("setpriv (package util-linux) and setfacl (package acl) are needed to run the demo as an ordinary user");
@@ -176,9 +161,8 @@ const ORDINARY_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<()> {
     let server = Server::start(wrapper, program, data, 0)?;
-    let pid = server.pid();
-    show(wrapper, program, data, &server)?;
-    let family = descendants(pid)?;
+    show(&server)?;
+    let family = server.descendants()?;
     if family.is_empty() {
         bail!("a running server has no zygote and no monitor: this check looks at the wrong processes");
     }
@@ -192,24 +176,4 @@ fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<(
         bail!("the server left or made a mount");
     }
     Ok(())
-}
-
-/// All processes below `pid`.
-fn descendants(pid: u32) -> anyhow::Result<Vec<u32>> {
-    let listed = output(Command::new("ps").args(["-e", "-o", "pid=,ppid="]))?;
-    let parents: Vec<(u32, u32)> = listed
-        .lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace().filter_map(|word| word.parse().ok());
-            Some((words.next()?, words.next()?))
-        })
-        .collect();
-    let mut family = vec![pid];
-    let mut next = 0;
-    while let Some(parent) = family.get(next).copied() {
-        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(child, _)| *child));
-        next += 1;
-    }
-    family.remove(0);
-    Ok(family)
 }

@@ -98,15 +98,19 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
         Stage::Setup => setup::run().map(|_| Outcome::default()),
         Stage::Format => quiet(cargo().args(["fmt", "--all", "--check"])),
         Stage::Tidy => tidy::run().map(|()| Outcome::default()),
-        Stage::Clippy => quiet(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
+        Stage::Clippy => {
+            quiet(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+        }
         Stage::Deny => deny(),
         Stage::Docs => {
             quiet(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Tests => quiet(cargo().args(["test", "--workspace"])),
-        Stage::Bootstrap => {
-            quiet(Command::new("python3").args(["-m", "unittest", "-q", "test_bootstrap"]).current_dir(root().join("runtimes/python")))
-        }
+        Stage::Bootstrap => quiet(
+            Command::new("python3")
+                .args(["-m", "unittest", "-q", "test_bootstrap"])
+                .current_dir(root().join("runtimes/python")),
+        ),
         Stage::Clients => clients::run_clients(),
         Stage::Demo => demo::check(),
         Stage::Bench => bench::check().map(|()| Outcome::default()),

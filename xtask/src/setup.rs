@@ -87,7 +87,14 @@ fn install_cargo_deny() -> anyhow::Result<()> {
         return Ok(());
     }
     // A debug build checks the same and compiles in a third of the time.
-    command::run(cargo().args(["install", "--locked", "--debug", "--version", &format!("^{CARGO_DENY_VERSION}"), "cargo-deny"]))
+    command::run(cargo().args([
+        "install",
+        "--locked",
+        "--debug",
+        "--version",
+        &format!("^{CARGO_DENY_VERSION}"),
+        "cargo-deny",
+    ]))
 }
 
 fn install_python_packages() -> anyhow::Result<PathBuf> {

@@ -52,7 +52,9 @@ fn check_crate_edges(violations: &mut Vec<String>) -> anyhow::Result<()> {
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
-            let Some(used) = dependency["name"].as_str().and_then(|used| used.strip_prefix("calypte-")) else { continue };
+            let Some(used) = dependency["name"].as_str().and_then(|used| used.strip_prefix("calypte-")) else {
+                continue;
+            };
             let is_dev = dependency["kind"].as_str() == Some("dev");
             if !is_dev && used != "types" && !uses.contains(used) {
                 violations.push(format!("crate {name} may not use {used} (table in ARCHITECTURE.md)"));
@@ -76,7 +78,13 @@ fn parse_crate_table(architecture: &str) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 fn rust_sources() -> anyhow::Result<Vec<PathBuf>> {
-    let listed = output(std::process::Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"]))?;
+    let listed = output(std::process::Command::new("git").args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "*.rs",
+    ]))?;
     Ok(listed.lines().map(|line| root().join(line)).filter(|path| path.is_file()).collect())
 }
 
@@ -95,10 +103,13 @@ fn check_text(shown: &str, text: &str, violations: &mut Vec<String>) {
 
 /// A module file must be named by a `mod` line of its crate.
 fn check_is_included(source: &Path, shown: &str, violations: &mut Vec<String>) -> anyhow::Result<()> {
-    let Some(crate_folder) = source.ancestors().find(|folder| folder.join("Cargo.toml").is_file()) else { return Ok(()) };
+    let Some(crate_folder) = source.ancestors().find(|folder| folder.join("Cargo.toml").is_file()) else {
+        return Ok(());
+    };
     let in_crate = source.strip_prefix(crate_folder)?;
     let stem = source.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let is_target = in_crate.components().count() <= 2 && (!in_crate.starts_with("src") || matches!(stem, "lib" | "main"));
+    let is_target =
+        in_crate.components().count() <= 2 && (!in_crate.starts_with("src") || matches!(stem, "lib" | "main"));
     if is_target {
         return Ok(());
     }
@@ -124,7 +135,8 @@ fn check_unsafe_rule(violations: &mut Vec<String>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(root().join("crates"))? {
         let folder = entry?.path();
         let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let entry_point = ["src/lib.rs", "src/main.rs"].iter().map(|file| folder.join(file)).find(|file| file.is_file());
+        let entry_point =
+            ["src/lib.rs", "src/main.rs"].iter().map(|file| folder.join(file)).find(|file| file.is_file());
         let Some(entry_point) = entry_point else { continue };
         let text = std::fs::read_to_string(entry_point)?;
         let is_walled = text.contains("#![forbid(unsafe_code)]") || text.contains("#![deny(unsafe_code)]");
@@ -141,7 +153,9 @@ mod tests {
 
     #[test]
     fn the_crate_table_is_read() {
-        let table = parse_crate_table("| crate | purpose | uses |\n|---|---|---|\n| `kvm` | runs | platform |\n| `types` | ids | – |\n");
+        let table = parse_crate_table(
+            "| crate | purpose | uses |\n|---|---|---|\n| `kvm` | runs | platform |\n| `types` | ids | – |\n",
+        );
         assert!(table["kvm"].contains("platform"));
         assert!(!table["types"].contains("platform"));
     }
