@@ -1,6 +1,8 @@
 //! Kills a process that deploys functions, again and again at random moments, and looks for everything that it had
 //! acknowledged. Its own `main`, because the same program is the victim.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test without the harness reports itself")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -48,7 +48,7 @@ async fn everything_is_there_after_reopening() {
     drop(store);
 
     let store = Store::open(folder.path()).await.unwrap();
-    assert_eq!(store.accounts().await.unwrap(), [account.clone()]);
+    assert_eq!(store.accounts().await.unwrap(), std::slice::from_ref(&account));
     assert_eq!(store.account(&account.id).await.unwrap(), Some(account.clone()));
     assert_eq!(store.account_named("dev").await.unwrap(), Some(account.clone()));
     let read = store.access_key(&key.id).await.unwrap().unwrap();

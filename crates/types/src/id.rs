@@ -20,8 +20,8 @@ pub enum IdError {
     /// Request ids are UUIDs.
     #[error("request id {0:?} is not a UUID")]
     Request(String),
-    /// Access key ids are 16 to 128 letters, digits and `_`.
-    #[error("access key id {0:?} is not 16 to 128 letters, digits and '_'")]
+    /// Access key ids are 1 to 128 letters, digits and `_`.
+    #[error("access key id {0:?} is not 1 to 128 letters, digits and '_'")]
     AccessKey(String),
 }
 
