@@ -24,17 +24,22 @@ use kvm_ioctls::VmFd;
 use crate::layout::{FRAMES_BASE, PAGE, TABLE_SLOT, TABLES_BASE};
 use crate::mapping::{HostMapping, ioctl_error};
 
-/// Table pages of one chunk: 1 MiB. Small, so that one long-lived table does not hold much.
-const CHUNK_PAGES: u32 = 256;
+/// Table pages of one chunk: 512 KiB. Small, because one table of a long-lived process holds a chunk.
+const CHUNK_PAGES: u32 = 128;
+/// Chunks that fit below the frames.
+const CHUNKS_MAX: u32 = ((FRAMES_BASE - TABLES_BASE) / PAGE / CHUNK_PAGES as u64) as u32;
+/// Chunks for each chunk's worth of tables that may be in use at once, if there is room. They cost address space; more of
+/// them mean fewer slot deletions, and room for long-lived processes.
+const CHUNKS_PER_LIVE_CHUNK: u32 = 64;
+/// The same where there is less room.
+const CHUNKS_PER_LIVE_CHUNK_MIN: u32 = 4;
+/// Most slots deleted in a row: each takes some tens of microseconds.
+const DELETIONS_MAX: usize = 64;
 
-/// Chunks for each chunk's worth of tables that may be in use at once. More room means fewer slot deletions.
-const CHUNKS_PER_LIVE_CHUNK: u32 = 4;
-
-/// Most table pages in use at once, whatever a machine's configuration says: what fits below the frames.
-pub(crate) const TABLES_MAX: u32 = {
-    let chunks = (FRAMES_BASE - TABLES_BASE) / PAGE / CHUNK_PAGES as u64;
-    (chunks / CHUNKS_PER_LIVE_CHUNK as u64 - 1) as u32 * CHUNK_PAGES
-};
+/// Most table pages in use at once, whatever a machine's configuration says.
+pub(crate) const TABLES_MAX: u32 = (CHUNKS_MAX / CHUNKS_PER_LIVE_CHUNK_MIN - 1) * CHUNK_PAGES;
+/// Memory slots that an arena needs at least, however small.
+pub(crate) const CHUNKS_MIN: u32 = 2 * CHUNKS_PER_LIVE_CHUNK_MIN;
 
 /// One page of the arena, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,10 +87,11 @@ pub(crate) struct TableArena {
 }
 
 impl TableArena {
-    /// An arena of at most `live_max` pages in use at once.
-    pub(crate) fn new(vm: Arc<VmFd>, live_max: u32) -> Result<Self, PlatformError> {
+    /// An arena of at most `live_max` pages in use at once, in at most `slots_max` memory slots.
+    pub(crate) fn new(vm: Arc<VmFd>, live_max: u32, slots_max: u32) -> Result<Self, PlatformError> {
         assert!(live_max <= TABLES_MAX, "{live_max} page tables do not fit below the frames");
-        let chunk_count = (live_max.div_ceil(CHUNK_PAGES) + 1) * CHUNKS_PER_LIVE_CHUNK;
+        let live_chunks = live_max.div_ceil(CHUNK_PAGES) + 1;
+        let chunk_count = (live_chunks * CHUNKS_PER_LIVE_CHUNK).min(CHUNKS_MAX).min(slots_max);
         let length = u64::from(chunk_count * CHUNK_PAGES) * PAGE;
         let mapping = HostMapping::reserve(length)?;
         mapping.enable(0, length)?;
@@ -148,11 +154,10 @@ impl TableArena {
     }
 
     fn delete_drained_slots(&self, state: &mut State) -> Result<(), PlatformError> {
-        for index in 0..state.chunks.len() {
-            if state.chunks[index].is_drained() {
-                self.set_slot(index, 0)?;
-                state.chunks[index].has_slot = false;
-            }
+        let drained = (0..state.chunks.len()).filter(|&index| state.chunks[index].is_drained());
+        for index in drained.take(DELETIONS_MAX).collect::<Vec<_>>() {
+            self.set_slot(index, 0)?;
+            state.chunks[index].has_slot = false;
         }
         Ok(())
     }

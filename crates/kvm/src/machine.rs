@@ -10,7 +10,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use crate::arena::{TABLES_MAX, TableArena};
-use crate::layout::{SYSTEM_END, USER_END, VCPUS_MAX};
+use crate::layout::{SYSTEM_END, TABLE_SLOT, USER_END, VCPUS_MAX};
 use crate::mapping::{host_error, ioctl_error};
 use crate::memory::Frames;
 use crate::probe::open_device;
@@ -80,12 +80,13 @@ struct MachineHandle(Arc<KvmMachine>);
 pub fn create_machine(config: &Config) -> Result<Arc<dyn Machine>, PlatformError> {
     let kvm = open_device().map_err(|error| host_error("open /dev/kvm", io::Error::other(error)))?;
     let vm = Arc::new(kvm.create_vm().map_err(ioctl_error("KVM_CREATE_VM"))?);
+    let table_slots = kvm.get_nr_memslots() as u32 - TABLE_SLOT;
     let machine = KvmMachine {
         features: features(&kvm, &vm)?,
         system: SystemPages::new(&vm)?,
         frames: Arc::new(Frames::new(Arc::clone(&vm), config.memory_frames_max)?),
         vcpus: Arc::default(),
-        arena: Arc::new(TableArena::new(Arc::clone(&vm), config.tables_max())?),
+        arena: Arc::new(TableArena::new(Arc::clone(&vm), config.tables_max(), table_slots)?),
         vcpu_count: AtomicU32::new(0),
         vm,
     };

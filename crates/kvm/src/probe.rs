@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use kvm_bindings::{KVM_API_VERSION, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::layout::{FRAME_SLOTS_MAX, TABLE_SLOT};
+use crate::arena::CHUNKS_MIN;
+use crate::layout::TABLE_SLOT;
 
 /// The device.
 const DEVICE: &str = "/dev/kvm";
@@ -55,7 +56,7 @@ pub(crate) fn open_device() -> Result<Kvm, ProbeError> {
         (kvm.check_extension(Cap::ImmediateExit), "KVM_CAP_IMMEDIATE_EXIT"),
         (kvm.check_extension(Cap::Xsave), "KVM_CAP_XSAVE"),
         (kvm.check_extension_int(Cap::SyncRegs) as u32 & synced == synced, "KVM_CAP_SYNC_REGS"),
-        (kvm.get_nr_memslots() > (TABLE_SLOT + FRAME_SLOTS_MAX) as usize, "memory slots"),
+        (kvm.get_nr_memslots() >= (TABLE_SLOT + CHUNKS_MIN) as usize, "memory slots"),
     ];
     match requirements.into_iter().find(|(is_met, _)| !is_met) {
         Some((_, lacking)) => Err(ProbeError::Unsuitable { lacking }),

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use calypte_platform::{Exit, FpuState, Kicker, PlatformError, Registers, SpaceToken, Vcpu};
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, Xsave, kvm_device_attr, kvm_msr_entry, kvm_sregs, kvm_xcrs, kvm_xsave,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, Xsave, kvm_device_attr, kvm_msr_entry, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
@@ -25,6 +26,8 @@ use crate::machine::{Features, KvmMachine};
 use crate::mapping::{host_error, ioctl_error};
 use crate::user_context::{Origin, access_of, from_kvm, is_enterable, is_same_context, to_kvm, user_flags, user_sregs};
 
+/// Vector of the breakpoint exception.
+const BREAKPOINT: u8 = 3;
 /// Vector of the general protection fault.
 const PROTECTION_FAULT: u8 = 13;
 /// Vector of the page fault.
@@ -156,7 +159,15 @@ impl KvmVcpu {
             return Ok(true);
         }
         let events = self.fd.get_vcpu_events().map_err(ioctl_error("KVM_GET_VCPU_EVENTS"))?;
-        Ok(events.exception.injected != 0 || events.exception.pending != 0)
+        let exception = events.exception;
+        // KVM does not report a breakpoint as waiting, since the instruction would raise it again. But where it has moved
+        // `rip` on already, the instruction does not; the number tells, because `forget_breakpoint` clears it.
+        Ok(exception.injected != 0 || exception.pending != 0 || exception.nr == BREAKPOINT)
+    }
+
+    /// Removes the number of a delivered breakpoint from the record of events, for [`KvmVcpu::is_between`].
+    fn forget_breakpoint(&self) -> Result<(), PlatformError> {
+        self.fd.set_vcpu_events(&kvm_vcpu_events::default()).map_err(ioctl_error("KVM_SET_VCPU_EVENTS"))
     }
 
     /// Turns a port access into the exit it stands for.
@@ -178,6 +189,9 @@ impl KvmVcpu {
                 registers.rip = frame.rip;
                 registers.rsp = frame.rsp;
                 registers.rflags = user_flags(frame.rflags);
+                if vector == BREAKPOINT {
+                    self.forget_breakpoint()?;
+                }
                 Ok(if vector == PAGE_FAULT {
                     Exit::PageFault { address, access: access_of(frame.error_code) }
                 } else {
