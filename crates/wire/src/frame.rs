@@ -59,6 +59,7 @@ impl Decoder {
     }
 
     /// The next complete message, `None` if more bytes are needed. After an error the stream is unusable.
+    #[expect(clippy::should_implement_trait, reason = "each message is decoded as the type that the caller expects")]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let pending = &self.buffer[self.consumed..];
         let Some(header) = pending.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
