@@ -2,6 +2,8 @@
 //!
 //! Without a usable `/dev/kvm` every test prints `SKIP name: reason` and passes.
 
+#![allow(clippy::print_stderr, reason = "skips and seeds are for the reader of the test's output")]
+
 mod boundary;
 mod exceptions;
 mod frames;
