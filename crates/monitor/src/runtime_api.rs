@@ -134,6 +134,9 @@ struct Connection {
     /// Whether its `next` is not answered yet; bytes behind it wait in `backlog`.
     is_waiting: bool,
     is_keep_alive: bool,
+    /// The answer to the request before `next`, when both arrived together: it is sent together with the event, so
+    /// that a client which sends its requests so receives once.
+    held: Vec<u8>,
     backlog: Vec<u8>,
 }
 
@@ -235,7 +238,8 @@ impl RuntimeApi {
         ];
         headers.extend(invocation.trace_id.as_deref().map(|id| ("Lambda-Runtime-Trace-Id", id)));
         headers.extend(invocation.client_context.as_deref().map(|json| ("Lambda-Runtime-Client-Context", json)));
-        let bytes = http::response(StatusCode::Ok, &headers, &invocation.payload, is_last);
+        let mut bytes = std::mem::take(&mut connection.held);
+        bytes.append(&mut http::response(StatusCode::Ok, &headers, &invocation.payload, is_last));
         self.phase = Phase::Running { request_id: invocation.request_id };
         self.send(id, bytes, is_last);
         self.read_backlog(id);
@@ -344,6 +348,9 @@ impl RuntimeApi {
         let connection = self.connections.get_mut(&id)?;
         connection.is_waiting = true;
         connection.is_keep_alive = is_keep_alive;
+        if let Some(ServiceOutput::Send(_, held)) = self.outputs.pop_if(|output| is_answer_to(output, id)) {
+            connection.held = held;
+        }
         self.waiting.push_back(id);
         self.hand_over();
         None
@@ -419,6 +426,7 @@ impl LoopbackService for RuntimeApi {
             decoder: Decoder::new(RESPONSE_BYTES_MAX),
             is_waiting: false,
             is_keep_alive: true,
+            held: Vec::new(),
             backlog: Vec::new(),
         };
         self.connections.insert(connection, state);
@@ -448,6 +456,11 @@ enum Route {
     InitError,
     Response(String),
     Error(String),
+}
+
+/// Whether an output that is not yet on its way answers a client, and is not `100 Continue`.
+fn is_answer_to(output: &ServiceOutput, id: ConnectionId) -> bool {
+    matches!(output, ServiceOutput::Send(to, bytes) if *to == id && bytes != http::CONTINUE)
 }
 
 /// A field's value as text of bounded length.

@@ -218,8 +218,12 @@ fn a_response_over_the_limit_is_refused_and_reported() {
 fn a_response_and_the_next_may_arrive_together() {
     let mut guest = Guest::running("7");
     let together = post("invocation/7/response", "1") + NEXT;
-    assert_eq!(guest.send(MAIN, &together), ACCEPTED);
+    assert_eq!(guest.send(MAIN, &together), "");
     assert!(matches!(&guest.0.take_events()[..], [RuntimeEvent::Response { .. }, RuntimeEvent::Ready]));
+    guest.0.invoke(invocation("8")).unwrap();
+    let outputs = guest.0.drain();
+    let [ServiceOutput::Send(MAIN, bytes)] = &outputs[..] else { panic!("{outputs:?}") };
+    assert!(bytes.starts_with(format!("{ACCEPTED}HTTP/1.1 200 OK\r\n").as_bytes()), "both answers come at once");
 }
 
 #[test]
@@ -314,7 +318,10 @@ proptest! {
                 rest = after;
             }
             output += &guest.send(MAIN, rest);
-            (output, guest.0.take_events())
+            let events = guest.0.take_events();
+            let is_ready = guest.0.invoke(invocation("8")).is_ok();
+            output += &guest.output();
+            (output, events, is_ready)
         };
         prop_assert_eq!(run(&cuts), run(&[]));
     }
