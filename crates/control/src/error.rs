@@ -243,6 +243,13 @@ pub enum InvalidParameter {
     EventInvocation,
 }
 
+impl InvalidParameter {
+    /// A value that does not have the `expected` form.
+    pub fn malformed(member: &'static str, value: &str, expected: &'static str) -> Self {
+        Self::Malformed { member, value: shortened(value), expected }
+    }
+}
+
 /// A caller's text as a message may repeat it.
 pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(QUOTED_CHARACTERS_MAX) {
