@@ -16,6 +16,8 @@ mod manifest;
 mod mirror;
 mod oci;
 mod python;
+#[cfg(test)]
+mod tests;
 
 use std::fs;
 use std::path::{Path, PathBuf};

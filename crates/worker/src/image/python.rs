@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufReader, Read, Seek, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,6 +76,7 @@ const ETC: [(&str, &str); 6] = [
 ];
 /// The file that starts functions.
 const BOOTSTRAP_PATH: &str = "/var/runtime/bootstrap.py";
+const COMPILED_BOOTSTRAP_PATH: &str = "/var/runtime/bootstrap.pyc";
 const BOOTSTRAP: &[u8] = include_bytes!("../../../../runtimes/python/bootstrap.py");
 /// Largest compiled module that is accepted from the interpreter.
 const COMPILED_BYTES_MAX: u32 = 64 * 1024 * 1024;
@@ -115,6 +116,27 @@ for line in sys.stdin.buffer.read().split(b'\n'):
         sys.stdout.buffer.write(struct.pack('>I', len(code)) + code)
 ";
 
+/// What is compiled, from which file, and where the result goes in the image.
+struct Module {
+    source: PathBuf,
+    /// As tracebacks show it.
+    name: PathBuf,
+    compiled: PathBuf,
+}
+
+impl Module {
+    /// A library file; `None` for the rare name that the list for the interpreter cannot hold.
+    fn of_library(source: PathBuf, python: &HostPython) -> Option<Self> {
+        if source.as_os_str().as_bytes().contains(&b'\n') {
+            return None;
+        }
+        let mut file_name = source.file_stem()?.to_owned();
+        file_name.push(format!(".cpython-{}{}.pyc", python.version.0, python.version.1));
+        let compiled = source.parent()?.join("__pycache__").join(file_name);
+        Some(Self { name: source.clone(), source, compiled })
+    }
+}
+
 /// Fills an image with a host's Python.
 pub(super) fn import(python: &HostPython, import: &mut Import<'_>) -> Result<Description, ImageError> {
     let scratch = import.scratch.clone();
@@ -140,14 +162,16 @@ pub(super) fn import(python: &HostPython, import: &mut Import<'_>) -> Result<Des
     }
     add_data(python, &mut mirror)?;
     mirror.write(Path::new(BOOTSTRAP_PATH), 0o644, BOOTSTRAP)?;
-    // The bootstrap is compiled from a copy, since its path is in the image only.
-    let bootstrap = scratch.join("bootstrap.py");
-    fs::write(&bootstrap, BOOTSTRAP).map_err(FileError::on("write", &bootstrap))?;
-    let mut sources: Vec<(PathBuf, PathBuf)> = modules.into_iter().map(|module| (module.clone(), module)).collect();
-    sources.push((bootstrap, PathBuf::from(BOOTSTRAP_PATH)));
-    compile(python, &sources, &mut mirror)?;
+    // Its path is in the image only, so it is compiled from a copy. A program that is started as a source file would be
+    // compiled at every start: this one is started from its compiled form, which needs no `__pycache__`.
+    let copy = scratch.join("bootstrap.py");
+    fs::write(&copy, BOOTSTRAP).map_err(FileError::on("write", &copy))?;
+    let mut modules: Vec<Module> = modules.into_iter().filter_map(|path| Module::of_library(path, python)).collect();
+    modules.push(Module { source: copy, name: BOOTSTRAP_PATH.into(), compiled: COMPILED_BOOTSTRAP_PATH.into() });
+    compile(python, &modules, &mut mirror)?;
     Ok(Description {
-        bootstrap: vec![python.executable.display().to_string(), BOOTSTRAP_PATH.to_owned()],
+        // No user's own packages: there is no such user.
+        bootstrap: vec![python.executable.display().to_string(), "-s".to_owned(), COMPILED_BOOTSTRAP_PATH.to_owned()],
         python_version: Some(python.version_text()),
         source: format!("host {}", python.executable.display()),
         ..Description::default()
@@ -235,17 +259,15 @@ fn add_directory(directory: &Path, mirror: &mut Mirror<'_, '_>) -> Result<(), Im
     Ok(())
 }
 
-/// Compiles modules with the interpreter that will run them and puts each into its `__pycache__`.
-fn compile(python: &HostPython, sources: &[(PathBuf, PathBuf)], mirror: &mut Mirror<'_, '_>) -> Result<(), ImageError> {
+/// Compiles modules with the interpreter that will run them.
+fn compile(python: &HostPython, modules: &[Module], mirror: &mut Mirror<'_, '_>) -> Result<(), ImageError> {
     mirror.step(Step::Compile);
     let failed = |problem: String| ImageError::Program { program: python.executable.display().to_string(), problem };
-    let io_failed = |error: std::io::Error| failed(format!("it cannot compile the standard library ({error})"));
+    let io_failed = |error: io::Error| failed(format!("it cannot compile the standard library ({error})"));
     let mut list = tempfile::tempfile().map_err(io_failed)?;
-    let is_line = |path: &Path| !path.as_os_str().as_bytes().contains(&b'\n');
-    let sources: Vec<_> = sources.iter().filter(|(source, _)| is_line(source)).collect();
-    for (source, name) in &sources {
-        let line = [source.as_os_str().as_bytes(), b"\0", name.as_os_str().as_bytes(), b"\n"].concat();
-        list.write_all(&line).map_err(io_failed)?;
+    for module in modules {
+        let (source, name) = (module.source.as_os_str().as_bytes(), module.name.as_os_str().as_bytes());
+        list.write_all(&[source, b"\0", name, b"\n"].concat()).map_err(io_failed)?;
     }
     list.rewind().map_err(io_failed)?;
     let mut child = Command::new(&python.executable)
@@ -259,26 +281,33 @@ fn compile(python: &HostPython, sources: &[(PathBuf, PathBuf)], mirror: &mut Mir
         .spawn()
         .map_err(io_failed)?;
     let mut answers = child.stdout.take().map(BufReader::new).ok_or_else(|| failed("it has no output".to_owned()))?;
-    for (_, name) in sources {
-        let mut length = [0; 4];
-        answers.read_exact(&mut length).map_err(io_failed)?;
-        let length = u32::from_be_bytes(length);
-        if length > COMPILED_BYTES_MAX {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(failed(format!("{} compiles to {length} bytes, more than can be", name.display())));
+    let mut write_all = || {
+        for module in modules {
+            let code = read_compiled(&mut answers).map_err(io_failed)?;
+            if !code.is_empty() {
+                mirror.write(&module.compiled, 0o644, &code)?;
+            }
         }
-        let mut code = vec![0; length as usize];
-        answers.read_exact(&mut code).map_err(io_failed)?;
-        if let (Some(directory), Some(stem), false) = (name.parent(), name.file_stem(), code.is_empty()) {
-            let tag = format!(".cpython-{}{}.pyc", python.version.0, python.version.1);
-            let mut file_name = stem.to_owned();
-            file_name.push(tag);
-            mirror.write(&directory.join("__pycache__").join(file_name), 0o644, &code)?;
-        }
-    }
+        Ok(())
+    };
+    let written: Result<(), ImageError> = write_all();
+    drop(answers);
+    // After an error it may still be writing: its output is closed, so it ends.
     let status = child.wait().map_err(io_failed)?;
+    written?;
     if status.success() { Ok(()) } else { Err(failed(format!("compiling the standard library ended with {status}"))) }
+}
+
+fn read_compiled(answers: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    answers.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    if length > COMPILED_BYTES_MAX {
+        return Err(io::Error::other(format!("a module of {length} bytes")));
+    }
+    let mut code = vec![0; length as usize];
+    answers.read_exact(&mut code)?;
+    Ok(code)
 }
 
 fn sorted_entries(directory: &Path) -> Result<Vec<PathBuf>, ImageError> {
