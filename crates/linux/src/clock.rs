@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use calypte_platform::{Frame, Machine, Memory};
 use rustix::time::ClockId;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// Nanoseconds of a second.
 pub const SECOND_NS: u64 = 1_000_000_000;
@@ -43,18 +43,10 @@ struct Scale {
     realtime_ns: u64,
 }
 
-/// What the vDSO reads; layout shared with `vdso/vdso.c`. The sequence number before it is written on its own.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct SharedData {
-    is_counter_usable: u32,
-    counter: u64,
-    multiplier: u64,
-    monotonic_ns: u64,
-    realtime_ns: u64,
-}
-
-const _: () = assert!(std::mem::offset_of!(SharedData, counter) == 8);
+/// Where in the page that the vDSO reads, `struct clock_data` of `vdso/vdso.c`, its parts are.
+const SEQUENCE_OFFSET: usize = 0;
+const IS_COUNTER_USABLE_OFFSET: usize = 4;
+const SCALE_OFFSET: usize = 8;
 
 impl Scale {
     fn elapsed_ns(&self, counter: u64) -> u64 {
@@ -158,18 +150,15 @@ impl Clock {
 
     fn write_shared(&self, memory: &dyn Memory) {
         let Some(frame) = self.published else { return };
-        let shared = SharedData {
-            is_counter_usable: u32::from(self.machine.timestamp().is_some()),
-            counter: self.scale.counter,
-            multiplier: self.scale.multiplier,
-            monotonic_ns: self.scale.monotonic_ns,
-            realtime_ns: self.scale.realtime_ns,
-        };
+        let is_counter_usable = u32::from(self.machine.timestamp().is_some());
+        let Scale { counter, multiplier, monotonic_ns, realtime_ns } = self.scale;
         // The sequence number is a word of its own, changed by atomic operations: odd while the rest is written.
-        let sequence = memory.load_u32(frame, 0);
-        let _ = memory.compare_exchange_u32(frame, 0, sequence, sequence.wrapping_add(1));
-        memory.copy_in(frame, 4, shared.as_bytes());
-        let _ = memory.compare_exchange_u32(frame, 0, sequence.wrapping_add(1), sequence.wrapping_add(2));
+        let sequence = memory.load_u32(frame, SEQUENCE_OFFSET);
+        let writing = sequence.wrapping_add(1);
+        let _ = memory.compare_exchange_u32(frame, SEQUENCE_OFFSET, sequence, writing);
+        memory.copy_in(frame, IS_COUNTER_USABLE_OFFSET, is_counter_usable.as_bytes());
+        memory.copy_in(frame, SCALE_OFFSET, [counter, multiplier, monotonic_ns, realtime_ns].as_bytes());
+        let _ = memory.compare_exchange_u32(frame, SEQUENCE_OFFSET, writing, writing.wrapping_add(1));
     }
 }
 

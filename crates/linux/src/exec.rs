@@ -94,7 +94,7 @@ pub(crate) fn load(
 fn open_image(kernel: &mut Kernel, pid: Pid, path: &[u8], arguments: &mut Vec<Vec<u8>>) -> Result<Image, Errno> {
     let mut path = path.to_vec();
     for _ in 0..=SCRIPTS_MAX {
-        let file = fs::open_executable(kernel, pid, &path)?;
+        let file = open_executable(kernel, pid, &path)?;
         let mut start = [0; SCRIPT_LINE_BYTES];
         let length = read_at(&file.mapping, &mut kernel.frames, 0, &mut start)?;
         let start = &start[..length];
@@ -124,6 +124,12 @@ fn script_line(line: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     (!interpreter.is_empty()).then_some((interpreter, argument))
 }
 
+/// Opens an executable file by a path relative to the working directory.
+fn open_executable(kernel: &Kernel, pid: Pid, path: &[u8]) -> Result<fs::ExecutableFile, Errno> {
+    let base = kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.cwd.clone();
+    fs::open_executable(kernel, pid, &base, path)
+}
+
 fn read_program(mapping: &Mapping, frames: &mut Frames) -> Result<Program, Errno> {
     let mut start = [0; HEADER_BYTES];
     let length = read_at(mapping, frames, 0, &mut start)?;
@@ -146,7 +152,7 @@ fn open_interpreter(kernel: &mut Kernel, pid: Pid, image: &Image, offset: u64, l
     if read_at(&image.mapping, &mut kernel.frames, offset, &mut path)? < path.len() || path.pop() != Some(0) {
         return Err(Errno::ENOEXEC);
     }
-    let file = fs::open_executable(kernel, pid, &path)?;
+    let file = open_executable(kernel, pid, &path)?;
     let program = read_program(&file.mapping, &mut kernel.frames).map_err(|errno| match errno {
         Errno::ENOEXEC => Errno::ELIBBAD,
         other => other,

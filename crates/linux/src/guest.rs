@@ -10,10 +10,11 @@ use crate::clock::Clock;
 use crate::console::Console;
 use crate::errno::Errno;
 use crate::exec;
-use crate::file::FdTable;
+use crate::file;
 use crate::frames::Frames;
+use crate::fs::walk::{Follow, Walker};
 use crate::fs::{FileSystem, FileSystemConfig, MountError};
-use crate::kernel::{FIRST_PID, GuestExit, Kernel};
+use crate::kernel::{FIRST_PID, GuestExit, Kernel, Statistics};
 use crate::mm::AddressSpaces;
 use crate::net::Network;
 use crate::process::Process;
@@ -42,6 +43,15 @@ pub struct GuestConfig {
     pub vcpu_count: usize,
     /// Services on ports of 127.0.0.1.
     pub services: Vec<(u16, Box<dyn LoopbackService>)>,
+    /// Who is told of what the guest does.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// The monitor's side of a guest.
+pub trait Observer: Send + Sync {
+    /// The guest may have printed something, said something to a service, begun to wait for input, or ended. Called with
+    /// the kernel locked, by the thread of a virtual CPU after each system call: it must be quick and not block.
+    fn progress(&self, kernel: &mut Kernel);
 }
 
 /// Why a guest could not be made or its first program not be started.
@@ -91,8 +101,9 @@ pub struct Guest {
     pub(crate) work: Condvar,
     /// The ticker sleeps here.
     pub(crate) ticker: Condvar,
-    /// The monitor's threads sleep here: for output and for the end.
-    changed: Condvar,
+    /// Those sleep here who wait for the end.
+    ended: Condvar,
+    observer: Arc<dyn Observer>,
 }
 
 /// The kernel, locked by the monitor. When it is given back, guest threads that the monitor's changes have woken run.
@@ -121,7 +132,9 @@ impl Drop for KernelGuard<'_> {
             self.guest.work.notify_all();
             self.guest.ticker.notify_all();
         }
-        self.guest.report_changes(&self.kernel);
+        if self.kernel.exit.is_some() {
+            self.guest.ended.notify_all();
+        }
     }
 }
 
@@ -134,12 +147,12 @@ impl Guest {
         let mut frames = Frames::new(machine.memory(), memory_frames, frames_of(config.tmp_mib));
         let mut clock = Clock::new(machine.clone());
         let vdso = Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
-        let mut waits = Waits::default();
-        let console = Console::new(waits.new_object());
+        let waits = Waits::default();
+        let console = Console::new(waits.notifier());
         let file_config = FileSystemConfig {
             mounts: config.mounts,
             vcpu_count: config.vcpu_count as u32,
-            started: crate::fs::Time::from_ns(clock.realtime_ns()),
+            started: crate::fs::metadata::Time::from_ns(clock.realtime_ns()),
         };
         let files = FileSystem::new(file_config, &frames)?;
         let kernel = Kernel {
@@ -148,7 +161,7 @@ impl Guest {
             spaces: AddressSpaces::default(),
             processes: Default::default(),
             threads: Default::default(),
-            network: Network::new(config.services),
+            network: Network::new(config.services, waits.notifier()),
             waits,
             scheduler: Scheduler::new(config.vcpu_count),
             clock,
@@ -157,6 +170,8 @@ impl Guest {
             console,
             host_name: config.host_name,
             exit: None,
+            failure: None,
+            statistics: Statistics::default(),
             unknown_calls: Default::default(),
             last_tid: FIRST_PID,
         };
@@ -164,7 +179,8 @@ impl Guest {
             kernel: Mutex::new(kernel),
             work: Condvar::new(),
             ticker: Condvar::new(),
-            changed: Condvar::new(),
+            ended: Condvar::new(),
+            observer: config.observer,
         }))
     }
 
@@ -183,9 +199,12 @@ impl Guest {
         let space = kernel.spaces.create(&*machine)?;
         let root = kernel.files.root();
         let started_ns = kernel.clock.monotonic_ns();
-        let process = Process::new(FIRST_PID, space, FdTable::with_console(kernel), root, started_ns);
+        let process = Process::new(FIRST_PID, space, file::standard_streams(), root, started_ns);
         kernel.processes.insert(FIRST_PID, process);
-        let directory = crate::fs::resolve_directory(kernel, FIRST_PID, cwd).map_err(fail)?;
+        let directory = Walker::new(kernel, FIRST_PID)
+            .and_then(|walker| walker.existing(&kernel.files.root(), cwd, Follow::Yes))
+            .and_then(|found| if found.is_directory() { Ok(found) } else { Err(Errno::ENOTDIR) })
+            .map_err(fail)?;
         kernel.process_mut(FIRST_PID).cwd = directory;
         let loaded = exec::load(kernel, FIRST_PID, program, arguments, environment).map_err(fail)?;
         kernel.spaces.destroy(space, &mut kernel.frames);
@@ -209,10 +228,11 @@ impl Guest {
         self.kernel.lock()
     }
 
-    /// Wakes the monitor's threads if there is something for them.
-    pub(crate) fn report_changes(&self, kernel: &Kernel) {
-        if kernel.console.has_output() || kernel.exit.is_some() {
-            self.changed.notify_all();
+    /// Tells the monitor that something may have changed.
+    pub(crate) fn report(&self, kernel: &mut Kernel) {
+        self.observer.progress(kernel);
+        if kernel.exit.is_some() {
+            self.ended.notify_all();
         }
     }
 
@@ -230,16 +250,7 @@ impl Guest {
             if let Some(exit) = kernel.exit {
                 return exit;
             }
-            self.changed.wait(&mut kernel);
+            self.ended.wait(&mut kernel);
         }
-    }
-
-    /// Waits until there is output to take away or the guest has ended, and gives the kernel for taking it.
-    pub fn wait_output(&self) -> KernelGuard<'_> {
-        let mut kernel = self.kernel.lock();
-        while !kernel.console.has_output() && kernel.exit.is_none() {
-            self.changed.wait(&mut kernel);
-        }
-        KernelGuard { guest: self, kernel }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use calypte_platform::{Access, Frame, Machine, PAGE_SIZE, Protection};
 
 use crate::clock::Clock;
-use crate::console::Console;
+use crate::console::{Console, Stream};
 use crate::errno::Errno;
 use crate::frames::Frames;
 use crate::fs::FileSystem;
@@ -55,6 +55,10 @@ pub struct Kernel {
     pub host_name: String,
     /// Set once: the guest has ended.
     pub exit: Option<GuestExit>,
+    /// Why, if the platform failed.
+    pub failure: Option<String>,
+    /// What the guest has cost.
+    pub statistics: Statistics,
     /// Numbers of calls that were refused for want of an implementation: each is logged once.
     pub(crate) unknown_calls: BTreeSet<u64>,
     pub(crate) last_tid: Tid,
@@ -69,11 +73,37 @@ pub enum GuestExit {
     Signal(u8),
     /// Killed because its memory limit was reached.
     OutOfMemory,
-    /// The platform could not go on; the log says why.
+    /// The platform could not go on: [`Kernel::failure`] says why.
     Failed,
 }
 
+/// What a guest has cost so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Returns from guest code to the monitor.
+    pub exits: u64,
+    /// Time in guest code, nanoseconds.
+    pub guest_ns: u64,
+    /// Page faults of guest code.
+    pub page_faults: u64,
+}
+
 impl Kernel {
+    /// Takes away what the guest has printed.
+    pub fn take_output(&mut self) -> Vec<(Stream, Vec<u8>)> {
+        self.console.take_output()
+    }
+
+    /// Adds input of the first program, at most [`Console::input_room`] bytes.
+    pub fn push_input(&mut self, bytes: &[u8]) {
+        self.console.push_input(bytes);
+    }
+
+    /// No more input will come.
+    pub fn close_input(&mut self) {
+        self.console.close_input();
+    }
+
     /// Copies from a process's memory, populating pages as needed. `EFAULT` if any byte may not be read.
     pub fn read_user(&mut self, pid: Pid, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;

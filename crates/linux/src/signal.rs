@@ -69,7 +69,7 @@ impl Signal {
 }
 
 /// A set of signals, bit `n - 1` for signal `n`, as in `sigset_t`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(transparent)]
 pub struct SignalSet(pub u64);
 

@@ -22,16 +22,28 @@ pub const NUMBERS: usize = 512;
 
 /// The families, each with its calls. Adding a family is a file under [`sys`] and a line here.
 static FAMILIES: &[&[SystemCall]] = &[
+    sys::attribute::CALLS,
+    sys::descriptor::CALLS,
+    sys::directory::CALLS,
+    sys::epoll::CALLS,
     sys::futex::CALLS,
     sys::identity::CALLS,
+    sys::ioctl::CALLS,
+    sys::link::CALLS,
     sys::memory::CALLS,
+    sys::open::CALLS,
+    sys::pipe::CALLS,
+    sys::poll::CALLS,
     sys::process::CALLS,
+    sys::read_write::CALLS,
     sys::schedule::CALLS,
     sys::signal::CALLS,
+    sys::stat::CALLS,
     sys::system::CALLS,
     sys::thread::CALLS,
     sys::time::CALLS,
     sys::timer::CALLS,
+    sys::timer_file::CALLS,
 ];
 
 static BY_NUMBER: LazyLock<[Option<SystemCall>; NUMBERS]> = LazyLock::new(|| {

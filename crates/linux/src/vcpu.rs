@@ -41,7 +41,10 @@ impl Guest {
             std::thread::Builder::new().name("ticker".to_owned()).spawn(move || guest.run_ticker())
         });
         if let Err(error) = self.run_until_end(index) {
-            tracing::error!(%error, source = ?std::error::Error::source(&error), "virtual CPU {index} failed");
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            let failure = format!("{error}{cause}");
+            tracing::error!(failure, index, "virtual CPU failed");
+            self.lock().failure.get_or_insert(failure);
             self.kill(GuestExit::Failed);
         }
         match ticker {
@@ -65,7 +68,7 @@ impl Guest {
         while kernel.exit.is_none() {
             runner.step(&mut kernel)?;
         }
-        self.report_changes(&kernel);
+        self.report(&mut kernel);
         self.work.notify_all();
         self.ticker.notify_all();
         Ok(())
@@ -220,11 +223,14 @@ impl Runner<'_> {
         let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
         thread.registers = registers;
         thread.cpu_ns += ran_ns;
-        if thread.is_killed {
+        let is_killed = thread.is_killed;
+        kernel.statistics.exits += 1;
+        kernel.statistics.guest_ns += ran_ns;
+        if is_killed {
             return Ok(());
         }
         match exit {
-            Exit::SystemCall => thread.is_in_call = true,
+            Exit::SystemCall => kernel.threads.get_mut(&tid).expect("it still exists").is_in_call = true,
             Exit::PageFault { address, access } => kernel.page_fault(tid, address, access),
             Exit::Exception { .. } => kernel.signal_exception(tid, exit),
             Exit::Preempted => {
@@ -268,7 +274,7 @@ impl Runner<'_> {
             kernel.kill_for_memory(pid);
             return Ok(());
         }
-        self.guest.report_changes(kernel);
+        self.guest.report(kernel);
         if kernel.exit.is_some() {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use crate::table::SystemCall;
 use crate::waits::Tid;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(202, "futex", futex),
     entry(273, "set_robust_list", set_robust_list),
     entry(274, "get_robust_list", get_robust_list),

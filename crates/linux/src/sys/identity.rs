@@ -11,7 +11,7 @@ use crate::sys::entry;
 use crate::table::SystemCall;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(102, "getuid", getuid),
     entry(104, "getgid", getgid),
     entry(105, "setuid", setuid),

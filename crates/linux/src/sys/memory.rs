@@ -12,7 +12,7 @@ use crate::sys::entry;
 use crate::table::SystemCall;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(9, "mmap", mmap),
     entry(10, "mprotect", mprotect),
     entry(11, "munmap", munmap),

@@ -12,7 +12,7 @@ use crate::table::SystemCall;
 use crate::thread::{Fpu, ThreadState};
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(39, "getpid", getpid),
     entry(59, "execve", execve),
     entry(61, "wait4", wait4),

@@ -9,7 +9,7 @@ use crate::table::SystemCall;
 use crate::thread::ThreadState;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(24, "sched_yield", sched_yield),
     entry(140, "getpriority", getpriority),
     entry(141, "setpriority", setpriority),

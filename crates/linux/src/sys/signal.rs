@@ -14,7 +14,7 @@ use crate::table::SystemCall;
 use crate::waits::Tid;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(13, "rt_sigaction", rt_sigaction),
     entry(14, "rt_sigprocmask", rt_sigprocmask),
     entry(15, "rt_sigreturn", rt_sigreturn),
@@ -116,14 +116,14 @@ fn rt_sigsuspend(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINTR.into());
     }
     let mask: SignalSet = call.read(address)?;
-    call.replace_mask(mask);
+    call.replace_blocked_signals(mask);
     Err(Stop::Block(Wait::default()))
 }
 
 impl Call<'_> {
     /// Replaces the thread's signal mask until the call is over (`sigsuspend`, `ppoll`, `pselect6`, `epoll_pwait`). Calling
     /// it again when the call runs again changes nothing.
-    pub fn replace_mask(&mut self, mask: SignalSet) {
+    pub fn replace_blocked_signals(&mut self, mask: SignalSet) {
         let thread = self.thread();
         if thread.saved_blocked.is_none() {
             thread.saved_blocked = Some(thread.blocked);

@@ -15,9 +15,10 @@ use crate::sys::entry;
 use crate::sys::time::Timeval;
 use crate::table::SystemCall;
 use crate::thread::NAME_BYTES;
+use crate::version::{KERNEL_RELEASE, KERNEL_VERSION};
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(63, "uname", uname),
     entry(97, "getrlimit", getrlimit),
     entry(98, "getrusage", getrusage),
@@ -36,16 +37,12 @@ pub static CALLS: &[SystemCall] = &[
     entry(318, "getrandom", getrandom),
 ];
 
-/// Kernel release shown to programs: what glibc and language runtimes ask for is there.
-pub const RELEASE: &str = "6.1.0-calypte";
-/// Kernel version shown to programs.
-pub const VERSION: &str = "#1 SMP Calypte";
 /// Most random bytes given by one call.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 const NAME_FIELD_BYTES: usize = 65;
 
 fn uname(call: &mut Call<'_>) -> SysResult {
-    let fields = ["Linux", &call.kernel.host_name, RELEASE, VERSION, "x86_64", "(none)"];
+    let fields = ["Linux", &call.kernel.host_name, KERNEL_RELEASE, KERNEL_VERSION, "x86_64", "(none)"];
     let mut bytes = vec![0; fields.len() * NAME_FIELD_BYTES];
     for (field, text) in bytes.chunks_exact_mut(NAME_FIELD_BYTES).zip(fields) {
         let length = text.len().min(NAME_FIELD_BYTES - 1);
@@ -185,10 +182,19 @@ fn getrlimit(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
+fn set_limit(call: &mut Call<'_>, resource: Resource, limit: Limit) -> Result<(), Errno> {
+    let process = call.process();
+    process.limits.set(resource, limit)?;
+    if resource == Resource::Files {
+        process.files.set_limit(usize::try_from(limit.soft).unwrap_or(usize::MAX));
+    }
+    Ok(())
+}
+
 fn setrlimit(call: &mut Call<'_>) -> SysResult {
     let resource = Resource::from_number(u64::from(call.args[0] as u32)).ok_or(Errno::EINVAL)?;
     let limit: Limit = call.read(call.args[1])?;
-    call.process().limits.set(resource, limit)?;
+    set_limit(call, resource, limit)?;
     Ok(0)
 }
 
@@ -202,7 +208,7 @@ fn prlimit64(call: &mut Call<'_>) -> SysResult {
     let old = call.process().limits.get(resource);
     if new_address != 0 {
         let new: Limit = call.read(new_address)?;
-        call.process().limits.set(resource, new)?;
+        set_limit(call, resource, new)?;
     }
     if old_address != 0 {
         call.write(old_address, &old)?;

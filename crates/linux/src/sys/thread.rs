@@ -14,7 +14,7 @@ use crate::thread::{Thread, ThreadState};
 use crate::waits::Tid;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(56, "clone", clone),
     entry(60, "exit", exit),
     entry(158, "arch_prctl", arch_prctl),

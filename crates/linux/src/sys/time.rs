@@ -10,7 +10,7 @@ use crate::sys::entry;
 use crate::table::SystemCall;
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(35, "nanosleep", nanosleep),
     entry(34, "pause", pause),
     entry(96, "gettimeofday", gettimeofday),

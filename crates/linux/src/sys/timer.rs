@@ -13,7 +13,7 @@ use crate::table::SystemCall;
 use crate::timers::{PosixTimer, Setting};
 
 /// The family's calls.
-pub static CALLS: &[SystemCall] = &[
+pub const CALLS: &[SystemCall] = &[
     entry(36, "getitimer", getitimer),
     entry(37, "alarm", alarm),
     entry(38, "setitimer", setitimer),
