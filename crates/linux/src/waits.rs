@@ -87,6 +87,14 @@ impl Waits {
         chosen.len()
     }
 
+    /// Makes a thread that waits for `from` wait for `to` instead, at the end of its queue.
+    pub fn requeue(&mut self, tid: Tid, from: WaitKey, to: WaitKey) {
+        if let Some(mut wait) = self.unpark(tid) {
+            wait.keys.iter_mut().filter(|key| **key == from).for_each(|key| *key = to);
+            self.park(tid, wait);
+        }
+    }
+
     /// Threads that wait for `key`, in the order in which they came.
     pub fn waiters(&self, key: WaitKey) -> &[Tid] {
         self.queues.get(&key).map_or(&[], Vec::as_slice)

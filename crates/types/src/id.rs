@@ -20,6 +20,9 @@ pub enum IdError {
     /// Request ids are UUIDs.
     #[error("request id {0:?} is not a UUID")]
     Request(String),
+    /// Access key ids are 1 to 128 letters, digits and `_`.
+    #[error("access key id {0:?} is not 1 to 128 letters, digits and '_'")]
+    AccessKey(String),
 }
 
 macro_rules! text_id {
@@ -89,6 +92,13 @@ impl BlobId {
     pub fn from_digest(digest: [u8; 32]) -> Self {
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
+
+    /// The digest that this id names.
+    pub fn to_digest(&self) -> [u8; 32] {
+        let nibble = |digit: u8| if digit <= b'9' { digit - b'0' } else { digit - b'a' + 10 };
+        let digits = self.0.as_bytes();
+        std::array::from_fn(|index| nibble(digits[2 * index]) << 4 | nibble(digits[2 * index + 1]))
+    }
 }
 
 impl FromStr for BlobId {
@@ -144,6 +154,8 @@ mod tests {
         }
         let blob = BlobId::from_digest([0xab; 32]);
         assert_eq!(blob.as_str().parse::<BlobId>(), Ok(blob.clone()));
+        let digest = std::array::from_fn(|index| index as u8 * 7);
+        assert_eq!(BlobId::from_digest(digest).to_digest(), digest);
         assert!(blob.as_str().to_uppercase().parse::<BlobId>().is_err());
         let request = RequestId::new();
         assert_eq!(request.to_string().parse::<RequestId>(), Ok(request));

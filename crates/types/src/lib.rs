@@ -6,7 +6,9 @@
 
 mod arn;
 mod id;
+mod key;
 pub mod limits;
 
 pub use arn::{Arn, ArnError};
 pub use id::{AccountId, BlobId, FunctionName, IdError, RequestId};
+pub use key::{ACCESS_KEY_ID_ENTROPY_BYTES, AccessKeyId, SECRET_ENTROPY_BYTES, SecretAccessKey};

@@ -50,11 +50,16 @@ impl Decoder {
         if self.consumed > 0 && (self.consumed == self.buffer.len() || self.consumed > 64 * 1024) {
             self.buffer.drain(..self.consumed);
             self.consumed = 0;
+            if self.buffer.is_empty() {
+                // One large payload must not be paid for by an idle connection for the rest of its life.
+                self.buffer.shrink_to(64 * 1024);
+            }
         }
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next complete message, `None` if more bytes are needed. After an error the stream is unusable.
+    #[expect(clippy::should_implement_trait, reason = "each message is decoded as the type that the caller expects")]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let pending = &self.buffer[self.consumed..];
         let Some(header) = pending.first_chunk::<HEADER_BYTES>() else { return Ok(None) };

@@ -79,6 +79,7 @@ pub struct Invoke {
     /// `Lambda-Runtime-Client-Context`: JSON text.
     pub client_context: Option<String>,
     /// The event.
+    #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
 }
 
@@ -93,6 +94,7 @@ pub enum ToWorker {
     /// Output of the program, in order, split anywhere.
     Log {
         /// At most [`LOG_BYTES_MAX`].
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
         /// Bytes that the monitor dropped before these because the worker did not keep up.
         dropped_bytes: u64,
@@ -104,6 +106,7 @@ pub enum ToWorker {
         /// `Content-Type` that the program gave.
         content_type: Option<String>,
         /// The body.
+        #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
         /// What the environment has used so far.
         usage: Usage,
@@ -115,6 +118,7 @@ pub enum ToWorker {
         /// `Lambda-Runtime-Function-Error-Type`.
         error_type: String,
         /// The body: normally `{errorMessage, errorType, stackTrace}`.
+        #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
         /// What the environment has used so far.
         usage: Usage,
@@ -133,6 +137,7 @@ pub enum ToWorker {
         /// `Lambda-Runtime-Function-Error-Type`.
         error_type: String,
         /// The body.
+        #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
     },
     /// The program has ended. The monitor ends after this.

@@ -1,11 +1,15 @@
-//! Worker ↔ zygote: one Unix socket with message boundaries (`SOCK_SEQPACKET`).
+//! Worker ↔ zygote: one Unix socket with message boundaries (`SOCK_SEQPACKET`), which the zygote finds at its standard
+//! input. Each message is one packet of `postcard` data, without a length before it: [`encode`] and [`decode`].
 //!
 //! The worker sends [`ToZygote::Fork`] together with one file descriptor (`SCM_RIGHTS`), the monitor's end of an
 //! environment's socket; the zygote forks a monitor that owns it and answers with [`FromZygote::Forked`].
 //! When a monitor ends the zygote reaps it and sends [`FromZygote::Ended`]. The zygote ends when the socket closes;
 //! the monitors that it forked go on until their own sockets close.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::frame::FrameError;
 
 /// Longest message in either direction.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
@@ -44,4 +48,17 @@ pub enum FromZygote {
         /// Exit status, or 128 + signal.
         status: i32,
     },
+}
+
+/// A message as the content of one packet.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_stdvec(message).expect("messages are plain data, which postcard always encodes")
+}
+
+/// The message in one packet.
+pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, FrameError> {
+    if packet.len() > MESSAGE_BYTES_MAX {
+        return Err(FrameError::TooLong { length: packet.len(), maximum: MESSAGE_BYTES_MAX });
+    }
+    Ok(postcard::from_bytes(packet)?)
 }

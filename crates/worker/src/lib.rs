@@ -1,13 +1,36 @@
 //! The part of a node that owns environments: it starts them, keeps them warm, gives them invocations one at a time,
 //! and ends them. Also the node's runtime images ([`image`]) and extracted function code ([`code`]).
 //!
+//! An invocation goes through `placement` (pure: which environment), `environment` (one task for each: the conversation
+//! with its monitor, checked by `protocol`), `transcript` and [`logs`] (what is written about it). `zygote` starts monitors.
+//!
 //! Neighbours: `control` calls [`Worker::invoke`]; `monitor` is the other end of each environment's socket, with the
 //! messages of `calypte_wire::monitor`. No byte from a monitor is trusted here.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+pub mod code;
+mod config;
+mod environment;
+mod fault;
+pub mod image;
 mod invocation;
+pub mod logs;
+mod placement;
+mod polled_fd;
+mod process;
+mod protocol;
+mod timestamp;
+mod transcript;
+mod trees;
+mod worker;
+mod zygote;
 
+pub use config::WorkerConfig;
 pub use invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
 };
+pub use placement::Stats;
+pub use trees::{FileError, TreePin, writer::EntryError};
+pub use worker::{StartError, Worker};
+pub use zygote::LaunchError;

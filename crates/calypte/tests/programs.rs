@@ -1,0 +1,187 @@
+//! Unmodified programs by `calypte run`: the same output and exit status as on the host.
+
+#![allow(missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs a command on the host and in a microVM over the host's files, and compares.
+fn check(name: &str, program: &Path, arguments: &[&str]) {
+    let on_host = Command::new(program).args(arguments).current_dir("/").output().unwrap();
+    let in_vm = in_vm(&[], program, arguments);
+    let shown = |output: &Output| {
+        format!(
+            "{}\n--- stdout\n{}--- stderr\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    };
+    assert!(
+        on_host.status.code() == in_vm.status.code() && on_host.stdout == in_vm.stdout,
+        "{name}\n=== on the host: {}\n=== in the microVM: {}",
+        shown(&on_host),
+        shown(&in_vm)
+    );
+}
+
+fn in_vm(options: &[&str], program: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_calypte"))
+        .args(["run", "--rootfs", "/", "--memory", "1024", "--timeout", "120"])
+        .args(options)
+        .arg("--")
+        .arg(program)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// Where a program of the host lies; `None`, printed as a skip, if it is not installed or there is no KVM.
+fn host_program(test: &str, program: &str) -> Option<PathBuf> {
+    if std::fs::File::options().read(true).write(true).open("/dev/kvm").is_err() {
+        eprintln!("SKIP {test}: /dev/kvm cannot be opened");
+        return None;
+    }
+    let path = std::env::var_os("PATH")?;
+    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file());
+    if found.is_none() {
+        eprintln!("SKIP {test}: {program} is not installed");
+    }
+    found
+}
+
+/// The interpreter behind `python3`, which may be a shim script.
+fn python(test: &str) -> Option<PathBuf> {
+    let shim = host_program(test, "python3")?;
+    let printed = Command::new(shim).args(["-c", "import os, sys; print(os.path.realpath(sys.executable))"]).output();
+    Some(PathBuf::from(String::from_utf8(printed.unwrap().stdout).unwrap().trim()))
+}
+
+#[test]
+fn python_programs() {
+    let Some(python) = python("python_programs") else { return };
+    for script in [
+        "print(1 + 1)",
+        "import sys; sys.stderr.write('to stderr'); sys.exit(9)",
+        "import json, datetime, decimal, re, random; print(json.dumps({'a': [1, 2.5, None]}), re.sub('b', 'c', 'abc'))",
+        "import ssl, hashlib; print(hashlib.sha256(b'x').hexdigest(), ssl.create_default_context().verify_mode)",
+        "import asyncio\nasync def f(n):\n    await asyncio.sleep(0.01)\n    return n\nasync def g():\n    \
+         print(await asyncio.gather(*[f(n) for n in range(20)]))\nasyncio.run(g())",
+        "import threading, queue\nq = queue.Queue()\nts = [threading.Thread(target=lambda n=n: q.put(n * n)) for n in range(50)]\n\
+         [t.start() for t in ts]\n[t.join() for t in ts]\nprint(sorted(q.get() for _ in range(50)))",
+        "import concurrent.futures as c\nwith c.ThreadPoolExecutor(8) as p:\n    print(sum(p.map(lambda n: n * n, range(1000))))",
+        "import tempfile, os, pathlib\nwith tempfile.TemporaryDirectory() as d:\n    p = pathlib.Path(d, 'x')\n    \
+         p.write_text('hello')\n    os.rename(p, p.with_suffix('.txt'))\n    print(sorted(os.listdir(d)), p.with_suffix('.txt').read_text())",
+        "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\nc = socket.create_connection(s.getsockname())\n\
+         a, _ = s.accept(); c.sendall(b'ping'); print(a.recv(10)); a.close(); print(c.recv(10))",
+        "import socket\na, b = socket.socketpair()\na.send(b'x'); print(b.recv(1))",
+        "import sqlite3\nd = sqlite3.connect('/tmp/calypte-test.db'); d.execute('create table if not exists t(a)')\n\
+         d.execute('delete from t'); d.executemany('insert into t values (?)', [(n,) for n in range(100)]); d.commit()\n\
+         print(d.execute('select sum(a) from t').fetchone())\nimport os; os.unlink('/tmp/calypte-test.db')",
+        "import zlib, bz2, lzma, struct; print(len(lzma.compress(bz2.compress(zlib.compress(bytes(100000))))) > 0)",
+        "import time; a = time.monotonic(); time.sleep(0.05); print(0.05 <= time.monotonic() - a < 5)",
+        "import mmap\nm = mmap.mmap(-1, 10000); m[5000] = 7; print(m[5000], m[0])",
+        "import select, os\nr, w = os.pipe(); p = select.poll(); p.register(r, select.POLLIN); print(p.poll(1)); os.write(w, b'x'); print(len(p.poll(1)))",
+        "import os; print(os.getcwd(), os.path.exists('/etc/passwd'), os.path.exists('/nothing'))",
+        "import os\nfor p in ('/etc/calypte-test', '/usr/calypte-test'):\n    try: open(p, 'w')\n    except OSError as e: print('refused')\n    else: os.unlink(p); print('refused')",
+        "import ctypes; print(ctypes.CDLL(None).getpid() > 0)",
+        "raise ValueError('boom')",
+    ] {
+        check(script, &python, &["-c", script]);
+    }
+}
+
+#[test]
+fn busybox_programs() {
+    let Some(busybox) = host_program("busybox_programs", "busybox") else { return };
+    for script in ["echo hello; exit 3", "x=0; while [ $x -lt 5 ]; do x=$((x+1)); done; echo $x", "cd /usr && pwd", "echo *bin*"] {
+        check(script, &busybox, &["sh", "-c", script]);
+    }
+    check("cat", &busybox, &["cat", "/etc/debian_version"]);
+    check("ls", &busybox, &["ls", "/usr"]);
+    check("sha256sum", &busybox, &["sha256sum", "/etc/passwd", "/etc/group"]);
+    check("find", &busybox, &["find", "/usr/share/common-licenses"]);
+    check("missing file", &busybox, &["cat", "/nothing"]);
+}
+
+#[test]
+fn node_programs() {
+    let Some(node) = host_program("node_programs", "node") else { return };
+    for script in [
+        "console.log(1)",
+        "setTimeout(() => { console.log('later'); process.exit(4) }, 20)",
+        "const c = require('crypto'); console.log(c.createHash('sha256').update('x').digest('hex')); \
+         c.pbkdf2('a', 'b', 1000, 16, 'sha256', (e, k) => console.log(k.toString('hex')))",
+        "const fs = require('fs'); fs.writeFileSync('/tmp/calypte-node', 'text'); console.log(fs.readFileSync('/tmp/calypte-node', 'utf8')); \
+         fs.unlinkSync('/tmp/calypte-node'); fs.promises.readdir('/usr').then(l => console.log(l.length > 3))",
+        "let t = 0; for (let i = 0; i < 3e6; i++) t = (t + i * i) % 1000003; console.log(t)",
+        "const s = require('net').createServer(c => c.pipe(c)).listen(0, '127.0.0.1', () => { const c = require('net').connect(s.address().port, \
+         '127.0.0.1', () => c.end('hello')); c.on('data', d => console.log(String(d))); c.on('close', () => s.close()) })",
+    ] {
+        check(script, &node, &["-e", script]);
+    }
+}
+
+#[test]
+fn a_go_program() {
+    let Some(go) = host_program("a_go_program", "go") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("goroutines");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/goroutines.go");
+    let built = Command::new(go)
+        .args(["build", "-o"])
+        .arg(&program)
+        .arg(source)
+        .env("GOFLAGS", "-mod=mod")
+        .env("GOCACHE", folder.path().join("cache"))
+        .status();
+    assert!(built.unwrap().success());
+    check("goroutines", &visible(&program), &[]);
+}
+
+#[test]
+fn a_tokio_program() {
+    if host_program("a_tokio_program", "cat").is_none() {
+        return;
+    }
+    let example = Path::new(env!("CARGO_BIN_EXE_calypte")).with_file_name("examples").join("tokio_threads");
+    check("tokio_threads", &visible(&example), &[]);
+}
+
+/// A path to a program that the guest sees too: its `/tmp` is its own, so a program below `/tmp` is copied.
+fn visible(program: &Path) -> PathBuf {
+    if !program.starts_with("/tmp") {
+        return program.to_owned();
+    }
+    let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(program.file_name().unwrap());
+    std::fs::copy(program, &copy).unwrap();
+    copy
+}
+
+#[test]
+fn input_environment_and_limits() {
+    let Some(busybox) = host_program("input_environment_and_limits", "busybox") else { return };
+    let output = in_vm(&["--env", "GREETING=hello there"], &busybox, &["sh", "-c", "echo $GREETING"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello there\n");
+
+    let output = in_vm(&["--timeout", "1"], &busybox, &["sh", "-c", "while true; do :; done"]);
+    assert_eq!(output.status.code(), Some(124), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let output = in_vm(&[], Path::new("/no/such/program"), &[]);
+    assert_eq!(output.status.code(), Some(127), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/program"));
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calypte"))
+        .args(["run", "--rootfs", "/", "--"])
+        .arg(&busybox)
+        .arg("cat")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, &[b'x'; 1_000_000]));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(output.stdout.len(), 1_000_000);
+}

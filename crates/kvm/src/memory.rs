@@ -1,0 +1,148 @@
+//! Guest frames: consecutive guest-physical pages from [`FRAMES_BASE`] on, backed as they are needed.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE, PlatformError};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+
+use crate::layout::{FRAME_SLOT, FRAME_SLOTS_MAX, FRAMES_BASE, PAGE};
+use crate::mapping::{HostMapping, ioctl_error};
+
+/// Frames backed by the first slot: 32 MiB, enough for small programs and cheap to set up.
+const FRAMES_FIRST: u32 = (32 << 20) / PAGE_SIZE as u32;
+
+/// Frames given back to the host, rather than filled with zeros, from this number on.
+const DISCARD_FRAMES_MIN: u32 = 64;
+
+/// The frames of one machine.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    vm: Arc<VmFd>,
+    mapping: HostMapping,
+    maximum: u32,
+    /// Frames that may be used. Grows only, under `slots`.
+    count: AtomicU32,
+    /// Slots in use.
+    slots: Mutex<u32>,
+}
+
+impl Frames {
+    /// Room for `maximum` frames, none backed.
+    pub(crate) fn new(vm: Arc<VmFd>, maximum: u32) -> Result<Self, PlatformError> {
+        let mapping = HostMapping::reserve(u64::from(maximum) * PAGE)?;
+        Ok(Self { vm, mapping, maximum, count: AtomicU32::new(0), slots: Mutex::new(0) })
+    }
+
+    /// Makes KVM forget every translation to these frames; see [`HostMapping::flush_translations`].
+    pub(crate) fn flush_translations(&self, frames: FrameRange) {
+        self.check(frames);
+        self.mapping.flush_translations(offset_of(frames.first), u64::from(frames.count) * PAGE);
+    }
+
+    /// Returns when no flush is in progress.
+    pub(crate) fn wait_for_flush(&self) {
+        self.mapping.wait_for_flush();
+    }
+
+    /// Panics unless all of `frames` are backed.
+    pub(crate) fn check(&self, frames: FrameRange) {
+        let count = self.count.load(Ordering::Acquire);
+        let end = u64::from(frames.first.0) + u64::from(frames.count);
+        assert!(end <= u64::from(count), "{frames:?} reaches past the {count} frames backed");
+    }
+
+    /// The host address of `length` bytes in a frame. Panics when they are not inside one backed frame.
+    fn pointer(&self, frame: Frame, offset: usize, length: usize) -> *mut u8 {
+        self.check(FrameRange::one(frame));
+        assert!(offset <= PAGE_SIZE && length <= PAGE_SIZE - offset, "{length} bytes at {offset} leave the frame");
+        self.mapping.pointer(offset_of(frame) + offset as u64, length)
+    }
+
+    fn word(&self, frame: Frame, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4), "a 32-bit word at {offset} is not aligned");
+        let pointer = self.pointer(frame, offset, 4);
+        // SAFETY: the four bytes are inside the mapping, which lives as long as `self`, aligned (checked above, and
+        // frames are page-aligned) and accessed here by atomic operations or raw copies only.
+        unsafe { AtomicU32::from_ptr(pointer.cast()) }
+    }
+}
+
+fn offset_of(frame: Frame) -> u64 {
+    u64::from(frame.0) * PAGE
+}
+
+impl Memory for Frames {
+    fn frame_count(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn grow(&self, frame_count: u32) -> Result<(), PlatformError> {
+        if frame_count > self.maximum {
+            return Err(PlatformError::OutOfFrames { maximum: self.maximum });
+        }
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.count.load(Ordering::Acquire);
+        if frame_count <= count {
+            return Ok(());
+        }
+        // At least doubling keeps the number of slots small; the reservation costs address space only.
+        let new_count = frame_count.max(count.saturating_mul(2)).max(FRAMES_FIRST).min(self.maximum);
+        let (offset, length) = (u64::from(count) * PAGE, u64::from(new_count - count) * PAGE);
+        assert!(*slots < FRAME_SLOTS_MAX, "doubling cannot need this many slots");
+        self.mapping.enable(offset, length)?;
+        let region = kvm_userspace_memory_region {
+            slot: FRAME_SLOT + *slots,
+            flags: 0,
+            guest_phys_addr: FRAMES_BASE + offset,
+            memory_size: length,
+            userspace_addr: self.mapping.pointer(offset, length as usize) as u64,
+        };
+        // SAFETY: the host range is ours, was just made accessible, and is unmapped only when `self` goes: the guest can
+        // reach nothing else through this slot.
+        unsafe { self.vm.set_user_memory_region(region) }.map_err(ioctl_error("KVM_SET_USER_MEMORY_REGION"))?;
+        *slots += 1;
+        self.count.store(new_count, Ordering::Release);
+        Ok(())
+    }
+
+    fn copy_in(&self, frame: Frame, offset: usize, bytes: &[u8]) {
+        let target = self.pointer(frame, offset, bytes.len());
+        // SAFETY: `target` is valid for the length (checked) and cannot overlap `bytes`: no reference into the mapping
+        // exists. Concurrent guest accesses may see any mixture, as the contract says.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+
+    fn copy_out(&self, frame: Frame, offset: usize, buffer: &mut [u8]) {
+        let source = self.pointer(frame, offset, buffer.len());
+        // SAFETY: as in `copy_in`, the other way; the bytes copied are whatever the guest has there, and plain bytes.
+        unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
+    }
+
+    fn zero(&self, frames: FrameRange) {
+        self.check(frames);
+        if frames.count >= DISCARD_FRAMES_MIN {
+            self.discard(frames);
+            return;
+        }
+        let length = frames.count as usize * PAGE_SIZE;
+        let target = self.mapping.pointer(offset_of(frames.first), length);
+        // SAFETY: `target` is valid for `length` bytes (checked) and no reference into the mapping exists.
+        unsafe { ptr::write_bytes(target, 0, length) };
+    }
+
+    fn discard(&self, frames: FrameRange) {
+        self.check(frames);
+        self.mapping.discard(offset_of(frames.first), u64::from(frames.count) * PAGE);
+    }
+
+    fn load_u32(&self, frame: Frame, offset: usize) -> u32 {
+        self.word(frame, offset).load(Ordering::SeqCst)
+    }
+
+    fn compare_exchange_u32(&self, frame: Frame, offset: usize, current: u32, new: u32) -> Result<u32, u32> {
+        self.word(frame, offset).compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst)
+    }
+}

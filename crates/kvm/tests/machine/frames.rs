@@ -1,0 +1,95 @@
+//! The guest's frames as the monitor uses them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use calypte_kvm::{Config, create_machine};
+use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE, PlatformError};
+
+use crate::guest::has_kvm;
+
+#[test]
+fn frames_are_zero_until_written_and_after_discarding() {
+    if !has_kvm("frames_are_zero_until_written_and_after_discarding") {
+        return;
+    }
+    let memory = create_machine(&Config::new(1 << 20)).unwrap().memory();
+    assert_eq!(memory.frame_count(), 0);
+    memory.grow(1).unwrap();
+    let first_count = memory.frame_count();
+    memory.grow(first_count + 1).unwrap();
+    assert!(memory.frame_count() > first_count);
+    let last = Frame(memory.frame_count() - 1);
+    let read = |frame: Frame| {
+        let mut page = [1; PAGE_SIZE];
+        memory.copy_out(frame, 0, &mut page);
+        page
+    };
+    assert_eq!(read(last), [0; PAGE_SIZE]);
+    let clearings: [fn(&dyn Memory, FrameRange); 2] = [
+        |memory, frames| memory.zero(frames),
+        |memory, frames| {
+            memory.discard(frames);
+        },
+    ];
+    for clear in clearings {
+        for count in [1, 3, 100] {
+            let frames = FrameRange { first: Frame(last.0 - 200), count };
+            let around = [Frame(frames.first.0 - 1), Frame(frames.first.0 + count)];
+            frames.iter().chain(around).for_each(|frame| memory.copy_in(frame, 0, &[7; PAGE_SIZE]));
+            clear(&*memory, frames);
+            frames.iter().for_each(|frame| assert_eq!(read(frame), [0; PAGE_SIZE]));
+            around.into_iter().for_each(|frame| assert_eq!(read(frame), [7; PAGE_SIZE]));
+        }
+    }
+}
+
+#[test]
+fn words_are_read_and_exchanged_whole() {
+    if !has_kvm("words_are_read_and_exchanged_whole") {
+        return;
+    }
+    let memory = create_machine(&Config::new(100)).unwrap().memory();
+    memory.grow(100).unwrap();
+    memory.copy_in(Frame(99), 4092, &[1, 2, 3, 4]);
+    assert_eq!(memory.load_u32(Frame(99), 4092), 0x0403_0201);
+    assert_eq!(memory.compare_exchange_u32(Frame(99), 4092, 0, 5), Err(0x0403_0201));
+    assert_eq!(memory.compare_exchange_u32(Frame(99), 4092, 0x0403_0201, 5), Ok(0x0403_0201));
+    assert_eq!(memory.load_u32(Frame(99), 4092), 5);
+}
+
+#[test]
+fn growth_ends_at_the_maximum() {
+    if !has_kvm("growth_ends_at_the_maximum") {
+        return;
+    }
+    let memory = create_machine(&Config::new(10_000)).unwrap().memory();
+    memory.grow(9_999).unwrap();
+    assert!(memory.frame_count() <= 10_000);
+    memory.grow(10_000).unwrap();
+    assert_eq!(memory.frame_count(), 10_000);
+    let error = memory.grow(10_001).unwrap_err();
+    assert!(matches!(error, PlatformError::OutOfFrames { maximum: 10_000 }), "{error}");
+    memory.copy_in(Frame(9_999), 0, &[1; PAGE_SIZE]);
+}
+
+#[test]
+fn accesses_outside_backed_frames_are_caught() {
+    if !has_kvm("accesses_outside_backed_frames_are_caught") {
+        return;
+    }
+    let memory = create_machine(&Config::new(100)).unwrap().memory();
+    memory.grow(100).unwrap();
+    let bad: [(&str, &dyn Fn()); 8] = [
+        ("frame not backed", &|| memory.copy_in(Frame(100), 0, &[1])),
+        ("last frame number", &|| memory.copy_in(Frame(u32::MAX), 0, &[1])),
+        ("past the end of a frame", &|| memory.copy_in(Frame(0), 4090, &[0; 7])),
+        ("offset past the frame", &|| memory.copy_out(Frame(0), 4097, &mut [])),
+        ("range past the end", &|| memory.zero(FrameRange { first: Frame(99), count: 2 })),
+        ("range that wraps", &|| memory.discard(FrameRange { first: Frame(99), count: u32::MAX })),
+        ("word across frames", &|| assert_eq!(memory.load_u32(Frame(0), 4094), 0)),
+        ("word not aligned", &|| assert_eq!(memory.compare_exchange_u32(Frame(0), 2, 0, 0), Ok(0))),
+    ];
+    for (name, access) in bad {
+        assert!(catch_unwind(AssertUnwindSafe(access)).is_err(), "{name}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Page-table pages are used again without bringing old translations back.
+
+use calypte_kvm::Config;
+use calypte_platform::{Exit, Frame, FrameRange, Registers};
+
+use crate::guest::{DATA, Guest, PAGE, SPARE, WRITE, new_space, program, start_registers};
+
+program!(read: "mov rax, [rdi]", "syscall");
+
+/// More address spaces, one after the other, than the arena has room for at once: its chunks are recycled.
+///
+/// KVM forgets old shadow pages by itself when there are many for the size of the memory. This machine has enough memory
+/// for it to keep all that the arena can hand out, and the test fails when the arena deletes no slots.
+#[test]
+fn recycled_tables_bring_no_translations_back() {
+    let config = Config { memory_frames_max: 2 << 20, tables_max: Some(100) };
+    let name = "recycled_tables_bring_no_translations_back";
+    let Some(mut guest) = Guest::with_config(name, read(), &config) else { return };
+    guest.memory.grow(2 << 20).unwrap();
+    let frame_of = |round: u32| Frame(SPARE.0 + round % 29);
+    for round in 0..29 {
+        guest.memory.copy_in(frame_of(round), 0, &u64::from(round).to_le_bytes());
+    }
+    let mut kept = Vec::new();
+    for round in 0..5000_u32 {
+        let mut space = new_space(&*guest.machine, read());
+        // A different place each time, so that tables take different parts.
+        let address = (u64::from(round % 5) << 39 | u64::from(round % 7) << 21) + DATA + PAGE;
+        space.map(address, FrameRange::one(frame_of(round)), WRITE).unwrap();
+        let mut registers = Registers { rdi: address, ..start_registers() };
+        assert_eq!(guest.vcpu.run(space.token(), &mut registers).unwrap(), Exit::SystemCall, "round {round}");
+        assert_eq!(registers.rax, u64::from(round % 29), "round {round}");
+        // What an earlier user of these tables had mapped is not there.
+        for other in (0..35).filter(|other| other % 5 != round % 5 || other % 7 != round % 7) {
+            let old = (u64::from(other % 5) << 39 | u64::from(other % 7) << 21) + DATA + PAGE;
+            if other % 11 == round % 11 {
+                let mut registers = Registers { rdi: old, ..start_registers() };
+                let exit = guest.vcpu.run(space.token(), &mut registers).unwrap();
+                assert!(matches!(exit, Exit::PageFault { .. }), "round {round}: {exit:?} at {old:#x}");
+            }
+        }
+        // Some live longer than others.
+        if round % 97 == 0 {
+            kept.push((round, address, space));
+        }
+        if kept.len() > 8 {
+            kept.swap_remove(round as usize % 8);
+        }
+    }
+    for (round, address, space) in &kept {
+        let mut registers = Registers { rdi: *address, ..start_registers() };
+        assert_eq!(guest.vcpu.run(space.token(), &mut registers).unwrap(), Exit::SystemCall);
+        assert_eq!(registers.rax, u64::from(round % 29));
+    }
+}

@@ -1,0 +1,202 @@
+//! From a description of a program to a guest that runs it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use calypte_linux::errno::Errno;
+use calypte_linux::guest::{Guest, GuestConfig, GuestError, Observer, VCPUS_MAX};
+use calypte_linux::kernel::GuestExit;
+use calypte_linux::service::LoopbackService;
+use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
+use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX};
+use calypte_wire::monitor::Platform;
+use rustix::fs::{Mode, OFlags};
+
+use crate::process;
+
+/// Where programs are looked for when the environment has no `PATH` (as glibc's `execvp` does).
+const PATH_DEFAULT: &str = "/bin:/usr/bin";
+/// Memory of a machine beyond what its guest may use: the guest's own first pages.
+const OVERHEAD_MIB: u32 = 1;
+const FRAMES_PER_MIB: u32 = (1024 * 1024 / PAGE_SIZE) as u32;
+
+/// A program and its surroundings.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// What executes guest code.
+    pub platform: Platform,
+    /// Directories of the host that the guest sees read-only: `(path in the guest, directory on the host)`, `/` first.
+    pub mounts: Vec<(String, PathBuf)>,
+    /// Program and arguments; a program without `/` is looked up in `PATH` of the environment.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Working directory in the guest.
+    pub working_directory: String,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// Size of `/tmp`, in MiB.
+    pub tmp_mib: u32,
+    /// Host name that the guest sees.
+    pub host_name: String,
+    /// Virtual CPUs.
+    pub vcpu_count: u32,
+}
+
+impl Program {
+    /// Sets an environment variable, whether there is one of that name or not.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// There is nothing to run.
+    #[error("no program was given")]
+    NoProgram,
+    /// A number is out of range.
+    #[error("{what} is {value}, which is not between 1 and {maximum}")]
+    OutOfRange {
+        /// Which number.
+        what: &'static str,
+        /// What was given.
+        value: u32,
+        /// The most that is possible.
+        maximum: u32,
+    },
+    /// The host does not let us run virtual machines.
+    #[error(transparent)]
+    Probe(#[from] calypte_kvm::ProbeError),
+    /// The virtual machine could not be created.
+    #[error("the virtual machine could not be created")]
+    Machine(#[source] PlatformError),
+    /// A directory that the guest is to see cannot be opened.
+    #[error("the directory {} cannot be shown to the guest", directory.display())]
+    Mount {
+        /// The directory.
+        directory: PathBuf,
+        /// The host's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The guest could not be assembled, or cannot run the program.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// No directory of `PATH` has the program.
+    #[error("{program}: not found in any directory of PATH ({path}) inside the guest")]
+    NotInPath {
+        /// The program.
+        program: String,
+        /// Where it was looked for.
+        path: String,
+    },
+}
+
+impl LaunchError {
+    /// Whether the program is not there, as opposed to not executable: shells tell these apart by exit status.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotInPath { .. } | Self::Guest(GuestError::Program { errno: Errno::ENOENT, .. }))
+    }
+}
+
+/// The one place that knows which platforms exist.
+fn create_machine(platform: Platform, frames_max: u32) -> Result<Arc<dyn Machine>, LaunchError> {
+    match platform {
+        Platform::Kvm => {
+            calypte_kvm::create_machine(&calypte_kvm::Config::new(frames_max)).map_err(|error| {
+                // The probe knows what to do about the usual reasons.
+                calypte_kvm::probe().err().map_or(LaunchError::Machine(error), LaunchError::Probe)
+            })
+        }
+    }
+}
+
+fn check_range(what: &'static str, value: u32, maximum: u32) -> Result<(), LaunchError> {
+    if (1..=maximum).contains(&value) { Ok(()) } else { Err(LaunchError::OutOfRange { what, value, maximum }) }
+}
+
+/// Assembles a guest and loads the program; nothing runs yet.
+pub(crate) fn load(
+    program: Program,
+    services: Vec<(u16, Box<dyn LoopbackService>)>,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<Guest>, LaunchError> {
+    check_range("the memory size in MiB", program.memory_mib, MEMORY_MIB_MAX)?;
+    check_range("the size of /tmp in MiB", program.tmp_mib, EPHEMERAL_STORAGE_MIB_MAX)?;
+    check_range("the number of virtual CPUs", program.vcpu_count, VCPUS_MAX as u32)?;
+    let name = program.arguments.first().ok_or(LaunchError::NoProgram)?.clone();
+    let mounts = program.mounts.iter().map(open_mount).collect::<Result<_, _>>()?;
+    let frames_max = (program.memory_mib + program.tmp_mib + OVERHEAD_MIB) * FRAMES_PER_MIB;
+    let config = GuestConfig {
+        memory_mib: program.memory_mib,
+        tmp_mib: program.tmp_mib,
+        mounts,
+        host_name: program.host_name.clone(),
+        vcpu_count: program.vcpu_count as usize,
+        services,
+        observer,
+    };
+    let guest = Guest::new(create_machine(program.platform, frames_max)?, config)?;
+    spawn(&guest, &program, &name)?;
+    Ok(guest)
+}
+
+fn open_mount((path, directory): &(String, PathBuf)) -> Result<(String, OwnedFd), LaunchError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(directory, flags, Mode::empty()) {
+        Ok(descriptor) => Ok((path.clone(), descriptor)),
+        Err(error) => Err(LaunchError::Mount { directory: directory.clone(), source: error.into() }),
+    }
+}
+
+/// Loads the program `name`, which is looked for in `PATH` unless it is a path (`execvp(3)`).
+fn spawn(guest: &Guest, program: &Program, name: &str) -> Result<(), LaunchError> {
+    let bytes = |text: &String| text.clone().into_bytes();
+    let arguments: Vec<Vec<u8>> = program.arguments.iter().map(bytes).collect();
+    let environment: Vec<Vec<u8>> =
+        program.environment.iter().map(|(name, value)| format!("{name}={value}").into_bytes()).collect();
+    let spawn = |file: &str| {
+        guest.spawn_first(file.as_bytes(), arguments.clone(), &environment, program.working_directory.as_bytes())
+    };
+    if name.contains('/') {
+        return Ok(spawn(name)?);
+    }
+    let path = program.variable("PATH").unwrap_or(PATH_DEFAULT);
+    let mut denied = None;
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        match spawn(&format!("{directory}/{name}")) {
+            Ok(()) => return Ok(()),
+            Err(GuestError::Program { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => {}
+            Err(error @ GuestError::Program { errno: Errno::EACCES, .. }) => denied = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(match denied {
+        Some(error) => error.into(),
+        None => LaunchError::NotInPath { program: name.to_owned(), path: path.to_owned() },
+    })
+}
+
+/// Starts a thread for each virtual CPU. `on_end` is called once, when the guest has ended.
+pub(crate) fn run(guest: &Arc<Guest>, vcpu_count: u32, on_end: impl FnOnce(GuestExit) + Send + 'static) {
+    let mut on_end = Some(on_end);
+    for index in 0..vcpu_count as usize {
+        let guest = Arc::clone(guest);
+        let on_end = on_end.take();
+        process::spawn(&format!("vcpu-{index}"), move || {
+            guest.run_vcpu(index);
+            if let Some(on_end) = on_end {
+                on_end(guest.wait_exit());
+            }
+        });
+    }
+}

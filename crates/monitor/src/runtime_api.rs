@@ -1,0 +1,512 @@
+//! The Lambda Runtime API, served to the guest on 127.0.0.1:[`PORT`].
+//!
+//! Specification: "Using the Lambda runtime API for custom runtimes" in the AWS Lambda developer guide; status codes and
+//! error documents are those of AWS's own runtime interface emulator.
+//!
+//! [`RuntimeApi`] is a state machine without I/O. Bytes of connections and invocations go in, bytes and
+//! [`RuntimeEvent`]s come out:
+//!
+//! ```text
+//!            next                  invoke                 response | error
+//! Starting ───────▶ Idle ─────────────────────▶ Running ─────────────────▶ Responded ──┐
+//!     │              ▲  (waits for both `next`                                         │ next
+//!     │ init/error   │   and an invocation)                                            │
+//!     ▼              └─────────────────────────────────────────────────────────────────┘
+//! InitFailed
+//! ```
+//!
+//! [`RuntimeEvent::Ready`] is reported at each step into `Idle`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use calypte_linux::service::{ConnectionId, LoopbackService, ServiceOutput};
+use calypte_types::limits::PAYLOAD_BYTES_MAX;
+use calypte_wire::monitor::Invoke;
+
+use crate::http::{self, BadRequest, Decoder, Request, StatusCode, Step};
+
+/// Port of the Runtime API inside the guest.
+pub const PORT: u16 = 9001;
+/// Value of `AWS_LAMBDA_RUNTIME_API`.
+pub const ADDRESS: &str = "127.0.0.1:9001";
+/// Longest response or error document: what Lambda accepts, which is a little more than it says.
+pub const RESPONSE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 100;
+/// Most connections at a time.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Most bytes that a client may send behind a `next` which is not answered yet.
+pub const PIPELINED_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes kept for incomplete requests of all connections together.
+pub const KEPT_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
+/// Longest error type and content type that is passed on; the rest is cut off.
+pub const LABEL_BYTES_MAX: usize = 256;
+
+const VERSION_PREFIX: &str = "/2018-06-01/runtime/";
+const ERROR_TYPE_FIELD: &str = "lambda-runtime-function-error-type";
+const ERROR_BODY_FIELD: &str = "lambda-runtime-function-error-body";
+/// What Lambda reports when a runtime does not name the type of an error.
+const ERROR_TYPE_UNKNOWN: &str = "Runtime.Unknown";
+
+/// What the program has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeEvent {
+    /// It waits for an invocation.
+    Ready,
+    /// It has answered one.
+    Response {
+        /// Which one.
+        request_id: String,
+        /// As the program gave it.
+        content_type: Option<String>,
+        /// The answer.
+        payload: Vec<u8>,
+    },
+    /// It has failed one.
+    Failure {
+        /// Which one.
+        request_id: String,
+        /// For programs.
+        error_type: String,
+        /// Normally `{errorMessage, errorType, stackTrace}`.
+        payload: Vec<u8>,
+    },
+    /// Its answer was over [`RESPONSE_BYTES_MAX`].
+    ResponseTooLarge {
+        /// Which one.
+        request_id: String,
+        /// Length of the answer.
+        payload_bytes: u64,
+    },
+    /// It could not initialise.
+    InitError {
+        /// For programs.
+        error_type: String,
+        /// Normally `{errorMessage, errorType, stackTrace}`.
+        payload: Vec<u8>,
+    },
+}
+
+/// An invocation came while another one was not over. The worker sends one only after `Ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an invocation arrived while the program was not ready for it")]
+pub struct NotReady;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    InitFailed,
+    Idle,
+    Running { request_id: String },
+    Responded { request_id: String },
+}
+
+impl Phase {
+    /// The names that AWS's emulator uses in its messages.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "Started",
+            Self::InitFailed => "InitError",
+            Self::Idle => "Ready",
+            Self::Running { .. } => "Running",
+            Self::Responded { .. } => "ResponseSent",
+        }
+    }
+}
+
+/// The service. See the module's documentation.
+#[derive(Debug)]
+pub struct RuntimeApi {
+    phase: Phase,
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// Connections whose `next` is not answered, in the order in which they asked.
+    waiting: VecDeque<ConnectionId>,
+    /// An invocation that no `next` has fetched yet.
+    invocation: Option<Invoke>,
+    outputs: Vec<ServiceOutput>,
+    events: Vec<RuntimeEvent>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    decoder: Decoder,
+    /// Whether its `next` is not answered yet; bytes behind it wait in `backlog`.
+    is_waiting: bool,
+    is_keep_alive: bool,
+    /// The answer to the request before `next`, when both arrived together: it is sent together with the event, so
+    /// that a client which sends its requests so receives once.
+    held: Vec<u8>,
+    backlog: Vec<u8>,
+}
+
+/// What to answer at once. `None`: the answer comes with an invocation.
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Answer {
+    fn accepted() -> Self {
+        Self { status: StatusCode::Accepted, content_type: "application/json", body: "{\"status\":\"OK\"}\n".into() }
+    }
+
+    fn text(status: StatusCode, body: &str) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    /// An error document. Neither text holds a character that JSON escapes.
+    fn error(status: StatusCode, error_type: &str, message: &str) -> Self {
+        let body = format!("{{\"errorMessage\":\"{message}\",\"errorType\":\"{error_type}\"}}\n");
+        Self { status, content_type: "application/json", body }
+    }
+
+    fn invalid_request_id() -> Self {
+        Self::error(StatusCode::BadRequest, "InvalidRequestID", "Invalid request ID")
+    }
+
+    fn invalid_transition(from: &Phase, to: &str) -> Self {
+        let message = format!(
+            "Transition from {} to {to} failed for runtime. Error: State transition is not allowed",
+            from.name()
+        );
+        Self::error(StatusCode::Forbidden, "InvalidStateTransition", &message)
+    }
+
+    fn too_large() -> Self {
+        let message = format!("Exceeded maximum allowed payload size ({RESPONSE_BYTES_MAX} bytes).");
+        Self::error(StatusCode::ContentTooLarge, "RequestEntityTooLarge", &message)
+    }
+}
+
+impl Default for RuntimeApi {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RuntimeApi {
+    /// The service of a program that has not called yet.
+    pub fn new() -> Self {
+        Self {
+            phase: Phase::Starting,
+            connections: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            invocation: None,
+            outputs: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// Gives the program an invocation; the bytes for it are in [`LoopbackService::drain`].
+    pub fn invoke(&mut self, invocation: Invoke) -> Result<(), NotReady> {
+        if self.phase != Phase::Idle || self.invocation.is_some() {
+            return Err(NotReady);
+        }
+        self.invocation = Some(invocation);
+        self.hand_over();
+        Ok(())
+    }
+
+    /// What the program has told since the last call, in order.
+    pub fn take_events(&mut self) -> Vec<RuntimeEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether [`RuntimeApi::take_events`] would give any.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Answers the oldest waiting `next` when there is an invocation for it.
+    fn hand_over(&mut self) {
+        if self.invocation.is_none() {
+            return;
+        }
+        let Some(id) = self.waiting.pop_front() else { return };
+        let Some(invocation) = self.invocation.take() else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.is_waiting = false;
+        let is_last = !connection.is_keep_alive;
+        let deadline = invocation.deadline_ms.to_string();
+        let mut headers = vec![
+            ("Content-Type", "application/json"),
+            ("Lambda-Runtime-Aws-Request-Id", invocation.request_id.as_str()),
+            ("Lambda-Runtime-Deadline-Ms", deadline.as_str()),
+            ("Lambda-Runtime-Invoked-Function-Arn", invocation.function_arn.as_str()),
+        ];
+        headers.extend(invocation.trace_id.as_deref().map(|id| ("Lambda-Runtime-Trace-Id", id)));
+        headers.extend(invocation.client_context.as_deref().map(|json| ("Lambda-Runtime-Client-Context", json)));
+        let mut bytes = std::mem::take(&mut connection.held);
+        bytes.append(&mut http::response(StatusCode::Ok, &headers, &invocation.payload, is_last));
+        self.phase = Phase::Running { request_id: invocation.request_id };
+        self.send(id, bytes, is_last);
+        self.read_backlog(id);
+    }
+
+    fn send(&mut self, id: ConnectionId, bytes: Vec<u8>, is_last: bool) {
+        self.outputs.push(ServiceOutput::Send(id, bytes));
+        if is_last {
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnectionId) {
+        if self.forget(id) {
+            self.outputs.push(ServiceOutput::Close(id));
+        }
+    }
+
+    fn forget(&mut self, id: ConnectionId) -> bool {
+        self.waiting.retain(|waiting| *waiting != id);
+        self.connections.remove(&id).is_some()
+    }
+
+    /// Serves what a client sent behind a `next` that has been answered now.
+    fn read_backlog(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let bytes = std::mem::take(&mut connection.backlog);
+            self.read(id, &bytes);
+        }
+    }
+
+    fn read(&mut self, id: ConnectionId, mut bytes: &[u8]) {
+        while let Some(connection) = self.connections.get_mut(&id) {
+            if connection.is_waiting {
+                if connection.backlog.len() + bytes.len() > PIPELINED_BYTES_MAX {
+                    self.close(id);
+                } else {
+                    connection.backlog.extend_from_slice(bytes);
+                }
+                return;
+            }
+            match connection.decoder.next(&mut bytes) {
+                Ok(None) => return,
+                Ok(Some(Step::Continue)) => self.outputs.push(ServiceOutput::Send(id, http::CONTINUE.to_vec())),
+                Ok(Some(Step::Request(request))) => self.serve(id, request),
+                Err(error) => {
+                    self.refuse(id, &error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: ConnectionId, error: &BadRequest) {
+        let body = format!("400 Bad Request: {error}\n");
+        let headers = [("Content-Type", "text/plain; charset=utf-8")];
+        self.send(id, http::response(StatusCode::BadRequest, &headers, body.as_bytes(), true), true);
+    }
+
+    fn serve(&mut self, id: ConnectionId, request: Request) {
+        let is_last = !request.is_keep_alive;
+        let is_head = request.method == "HEAD";
+        if let Some(answer) = self.route(id, request) {
+            let headers = [("Content-Type", answer.content_type)];
+            let mut bytes = http::response(answer.status, &headers, answer.body.as_bytes(), is_last);
+            if is_head {
+                bytes.truncate(bytes.len() - answer.body.len());
+            }
+            self.send(id, bytes, is_last);
+        }
+    }
+
+    fn route(&mut self, id: ConnectionId, request: Request) -> Option<Answer> {
+        let Some(route) = request.path.strip_prefix(VERSION_PREFIX) else {
+            return Some(Answer::text(StatusCode::NotFound, "404 page not found\n"));
+        };
+        let (expected_method, path) = match route.split('/').collect::<Vec<_>>().as_slice() {
+            ["invocation", "next"] => ("GET", Route::Next),
+            ["init", "error"] => ("POST", Route::InitError),
+            ["invocation", request_id, "response"] => ("POST", Route::Response((*request_id).to_owned())),
+            ["invocation", request_id, "error"] => ("POST", Route::Error((*request_id).to_owned())),
+            _ => return Some(Answer::text(StatusCode::NotFound, "404 page not found\n")),
+        };
+        if request.method != expected_method {
+            return Some(Answer::text(StatusCode::MethodNotAllowed, ""));
+        }
+        match path {
+            Route::Next => self.next(id, request.is_keep_alive),
+            Route::InitError => Some(self.init_error(request)),
+            Route::Response(request_id) => Some(self.response(&request_id, request)),
+            Route::Error(request_id) => Some(self.error(&request_id, request)),
+        }
+    }
+
+    fn next(&mut self, id: ConnectionId, is_keep_alive: bool) -> Option<Answer> {
+        match self.phase {
+            Phase::Starting | Phase::Responded { .. } => {
+                self.phase = Phase::Idle;
+                self.events.push(RuntimeEvent::Ready);
+            }
+            Phase::Idle => {}
+            Phase::InitFailed | Phase::Running { .. } => {
+                return Some(Answer::invalid_transition(&self.phase, "Ready"));
+            }
+        }
+        let connection = self.connections.get_mut(&id)?;
+        connection.is_waiting = true;
+        connection.is_keep_alive = is_keep_alive;
+        if let Some(ServiceOutput::Send(_, held)) = self.outputs.pop_if(|output| is_answer_to(output, id)) {
+            connection.held = held;
+        }
+        self.waiting.push_back(id);
+        self.hand_over();
+        None
+    }
+
+    fn init_error(&mut self, request: Request) -> Answer {
+        if self.phase != Phase::Starting {
+            return Answer::invalid_transition(&self.phase, "InitError");
+        }
+        if request.body_bytes > request.body.len() as u64 {
+            return Answer::too_large();
+        }
+        self.phase = Phase::InitFailed;
+        self.events.push(RuntimeEvent::InitError { error_type: error_type(&request), payload: request.body });
+        Answer::accepted()
+    }
+
+    fn response(&mut self, request_id: &str, request: Request) -> Answer {
+        if let Some(refusal) = self.check_outstanding(request_id, "InvocationResponse") {
+            return refusal;
+        }
+        let request_id = request_id.to_owned();
+        self.phase = Phase::Responded { request_id: request_id.clone() };
+        if request.body_bytes > request.body.len() as u64 {
+            self.events.push(RuntimeEvent::ResponseTooLarge { request_id, payload_bytes: request.body_bytes });
+            return Answer::too_large();
+        }
+        self.events.push(match midstream_error(&request) {
+            Some((error_type, payload)) => RuntimeEvent::Failure { request_id, error_type, payload },
+            None => RuntimeEvent::Response {
+                request_id,
+                content_type: request.header("content-type").map(label),
+                payload: request.body,
+            },
+        });
+        Answer::accepted()
+    }
+
+    fn error(&mut self, request_id: &str, request: Request) -> Answer {
+        if let Some(refusal) = self.check_outstanding(request_id, "InvocationErrorResponse") {
+            return refusal;
+        }
+        let request_id = request_id.to_owned();
+        self.phase = Phase::Responded { request_id: request_id.clone() };
+        if request.body_bytes > request.body.len() as u64 {
+            self.events.push(RuntimeEvent::ResponseTooLarge { request_id, payload_bytes: request.body_bytes });
+            return Answer::too_large();
+        }
+        let error_type = error_type(&request);
+        self.events.push(RuntimeEvent::Failure { request_id, error_type, payload: request.body });
+        Answer::accepted()
+    }
+
+    /// Why the invocation of that id cannot be answered now.
+    fn check_outstanding(&self, request_id: &str, transition: &str) -> Option<Answer> {
+        match &self.phase {
+            Phase::Running { request_id: current } if current == request_id => None,
+            Phase::Responded { request_id: current } if current == request_id => {
+                Some(Answer::invalid_transition(&self.phase, transition))
+            }
+            _ => Some(Answer::invalid_request_id()),
+        }
+    }
+}
+
+impl LoopbackService for RuntimeApi {
+    fn connected(&mut self, connection: ConnectionId) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            self.outputs.push(ServiceOutput::Close(connection));
+            return;
+        }
+        let state = Connection {
+            decoder: Decoder::new(RESPONSE_BYTES_MAX),
+            is_waiting: false,
+            is_keep_alive: true,
+            held: Vec::new(),
+            backlog: Vec::new(),
+        };
+        self.connections.insert(connection, state);
+    }
+
+    fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        self.read(connection, bytes);
+        let kept = |connection: &Connection| connection.decoder.kept_bytes();
+        if self.connections.get(&connection).is_some_and(|connection| kept(connection) > 0)
+            && self.connections.values().map(kept).sum::<usize>() > KEPT_BYTES_MAX
+        {
+            self.close(connection);
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        self.close(connection);
+    }
+
+    fn drain(&mut self) -> Vec<ServiceOutput> {
+        std::mem::take(&mut self.outputs)
+    }
+}
+
+enum Route {
+    Next,
+    InitError,
+    Response(String),
+    Error(String),
+}
+
+/// Whether an output that is not yet on its way answers a client, and is not `100 Continue`.
+fn is_answer_to(output: &ServiceOutput, id: ConnectionId) -> bool {
+    matches!(output, ServiceOutput::Send(to, bytes) if *to == id && bytes != http::CONTINUE)
+}
+
+/// A field's value as text of bounded length.
+fn label(value: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(value).into_owned();
+    text.truncate(text.floor_char_boundary(LABEL_BYTES_MAX));
+    text
+}
+
+fn error_type(request: &Request) -> String {
+    request.header(ERROR_TYPE_FIELD).map_or_else(|| ERROR_TYPE_UNKNOWN.to_owned(), label)
+}
+
+/// The error that a streaming response ended with: its type, and its document, which is sent as base64.
+fn midstream_error(request: &Request) -> Option<(String, Vec<u8>)> {
+    let error_type = label(request.trailer(ERROR_TYPE_FIELD)?);
+    let encoded = request.trailer(ERROR_BODY_FIELD).unwrap_or_default();
+    Some((error_type, BASE64_STANDARD.decode(encoded).unwrap_or_else(|_| encoded.to_vec())))
+}
+
+/// A [`RuntimeApi`] for two owners: the guest's kernel, to which it is a service, and the session, which gives it
+/// invocations and takes its events. The kernel's lock is taken before this one.
+#[derive(Debug, Clone, Default)]
+pub struct SharedRuntimeApi(Arc<Mutex<RuntimeApi>>);
+
+impl SharedRuntimeApi {
+    /// Exclusive access. A panic elsewhere ends the process, so what it left behind does not matter.
+    pub fn lock(&self) -> MutexGuard<'_, RuntimeApi> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LoopbackService for SharedRuntimeApi {
+    fn connected(&mut self, connection: ConnectionId) {
+        self.lock().connected(connection);
+    }
+
+    fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        self.lock().received(connection, bytes);
+    }
+
+    fn closed(&mut self, connection: ConnectionId) {
+        self.lock().closed(connection);
+    }
+
+    fn drain(&mut self) -> Vec<ServiceOutput> {
+        self.lock().drain()
+    }
+}

@@ -1,0 +1,292 @@
+//! The monitor process of one environment: the guest on one side, the worker's socket on the other. Protocol:
+//! [`calypte_wire::monitor`].
+//!
+//! Threads: one per virtual CPU; the main thread reads the socket; `outbox` writes what the socket did not take at once;
+//! `log` passes on output that the program prints while it does nothing else of interest. On the path of an invocation
+//! no other thread takes part: the main thread hands the event to the guest, and the virtual CPU's thread writes the
+//! response to the socket.
+//!
+//! **The process ends when the socket closes, whatever the guest does**: the main thread reads it all the time, and
+//! ending a process ends its virtual CPUs with it. (A parent-death signal would not do as a second line of defence: the
+//! parent is the zygote, and losing that must not harm live environments.)
+//!
+//! Lock order: kernel, Runtime API, outbox.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calypte_linux::console::Stream;
+use calypte_linux::guest::{Guest, Observer};
+use calypte_linux::kernel::{GuestExit, Kernel};
+use calypte_wire::frame::{Decoder, FrameError};
+use calypte_wire::monitor::{
+    ExitCause, Invoke, LOG_BYTES_MAX, Start, TO_MONITOR_BYTES_MAX, ToMonitor, ToWorker, Usage,
+};
+use rustix::io::Errno;
+
+use crate::flag::Flag;
+use crate::launch::{self, LaunchError, Program};
+use crate::outbox::Outbox;
+use crate::process;
+use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
+
+/// How long output may wait for more before it is passed on, when nothing else is sent to the worker.
+const LOG_DELAY: Duration = Duration::from_millis(5);
+/// How long an ending monitor waits for the worker to take its last messages.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes read from the socket at a time.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Exit status after the orderly end of an environment.
+const STATUS_ENDED: i32 = 0;
+/// Exit status after a failure of the monitor itself (`EX_SOFTWARE` of `sysexits.h`).
+const STATUS_FAILED: i32 = 70;
+
+/// What the worker sent instead of what the protocol allows.
+#[derive(Debug, thiserror::Error)]
+enum ProtocolError {
+    #[error("the worker's socket failed")]
+    Socket(#[source] Errno),
+    #[error("the worker sent something that is not a message")]
+    Frame(#[from] FrameError),
+    #[error("the worker did not begin with `Start`")]
+    NoStart,
+    #[error("the worker sent `Start` twice")]
+    SecondStart,
+    #[error(transparent)]
+    NotReady(#[from] runtime_api::NotReady),
+}
+
+/// Runs a monitor on its socket to the worker. The process must have one thread only, and be used for nothing else.
+pub fn monitor_main(socket: OwnedFd) -> ! {
+    process::harden();
+    let (outbox, mut inbox) = match connect(socket) {
+        Ok(ends) => ends,
+        Err(error) => {
+            process::report(&error);
+            std::process::exit(STATUS_FAILED)
+        }
+    };
+    report_panics(Arc::clone(&outbox));
+    let start = match inbox.next() {
+        Ok(Some(ToMonitor::Start(start))) => *start,
+        Ok(None) => std::process::exit(STATUS_ENDED),
+        Ok(Some(ToMonitor::Invoke(_))) => fail(&outbox, &ProtocolError::NoStart),
+        Err(error) => fail(&outbox, &error),
+    };
+    let session = match Session::start(start, Arc::clone(&outbox)) {
+        Ok(session) => session,
+        Err(error) => fail(&outbox, &error),
+    };
+    match session.serve(&mut inbox) {
+        Ok(()) => std::process::exit(STATUS_ENDED),
+        Err(error) => fail(&outbox, &error),
+    }
+}
+
+fn connect(socket: OwnedFd) -> Result<(Arc<Outbox>, Inbox), ProtocolError> {
+    // The worker's runtime may have made both ends non-blocking.
+    rustix::io::ioctl_fionbio(&socket, false).map_err(ProtocolError::Socket)?;
+    let sending = rustix::io::fcntl_dupfd_cloexec(&socket, 3).map_err(ProtocolError::Socket)?;
+    Ok((Arc::new(Outbox::new(sending)), Inbox::new(socket)))
+}
+
+/// Ends the process, telling the worker why.
+fn fail(outbox: &Outbox, error: &dyn std::error::Error) -> ! {
+    tracing::error!(error = process::describe(error), "monitor failed");
+    end(outbox, vec![exited(ExitCause::Failed(process::describe(error)), Usage::default())], STATUS_FAILED)
+}
+
+fn end(outbox: &Outbox, messages: Vec<ToWorker>, status: i32) -> ! {
+    outbox.send(&messages);
+    outbox.flush(FAREWELL_PATIENCE);
+    std::process::exit(status)
+}
+
+fn exited(cause: ExitCause, usage: Usage) -> ToWorker {
+    ToWorker::Exited { cause, usage }
+}
+
+/// A panic of any thread is a failure of this monitor and ends this process only.
+fn report_panics(outbox: Arc<Outbox>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = format!("the monitor failed: {panic}");
+        process::report(&std::io::Error::other(text.clone()));
+        if outbox.try_send(&exited(ExitCause::Failed(text), Usage::default())) {
+            outbox.flush(FAREWELL_PATIENCE);
+        }
+        std::process::exit(STATUS_FAILED)
+    }));
+}
+
+/// The receiving side of the socket.
+struct Inbox {
+    socket: OwnedFd,
+    decoder: Decoder,
+    buffer: Vec<u8>,
+}
+
+impl Inbox {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, decoder: Decoder::new(TO_MONITOR_BYTES_MAX), buffer: vec![0; READ_BYTES] }
+    }
+
+    /// The next message; `None` when the worker has closed the socket.
+    fn next(&mut self) -> Result<Option<ToMonitor>, ProtocolError> {
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(Some(message));
+            }
+            match rustix::io::read(&self.socket, &mut self.buffer[..]) {
+                Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+                Ok(length) => self.decoder.push(&self.buffer[..length]),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(ProtocolError::Socket(error)),
+            }
+        }
+    }
+}
+
+struct Session {
+    guest: Arc<Guest>,
+    vcpu_count: u32,
+    link: Arc<Link>,
+}
+
+/// What connects the guest with the worker.
+struct Link {
+    runtime_api: SharedRuntimeApi,
+    outbox: Arc<Outbox>,
+    output: Flag,
+}
+
+impl Session {
+    fn start(start: Start, outbox: Arc<Outbox>) -> Result<Self, LaunchError> {
+        let runtime_api = SharedRuntimeApi::default();
+        let link = Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default() });
+        let vcpu_count = start.vcpu_count;
+        let mut program = Program {
+            platform: start.platform,
+            mounts: start.mounts,
+            arguments: start.arguments,
+            environment: start.environment,
+            working_directory: start.working_directory,
+            memory_mib: start.memory_mib,
+            tmp_mib: start.tmp_mib,
+            host_name: start.host_name,
+            vcpu_count,
+        };
+        program.set_variable("AWS_LAMBDA_RUNTIME_API", runtime_api::ADDRESS);
+        let services = vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)];
+        let guest = launch::load(program, services, Arc::clone(&link) as Arc<dyn Observer>)?;
+        guest.lock().close_input();
+        Ok(Self { guest, vcpu_count, link })
+    }
+
+    /// Starts the guest and serves the worker until it closes the socket.
+    fn serve(self, inbox: &mut Inbox) -> Result<(), ProtocolError> {
+        let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
+        process::spawn("outbox", move || {
+            link.outbox.write(|| link.pass_output(&guest));
+            std::process::exit(STATUS_ENDED)
+        });
+        let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
+        process::spawn("log", move || {
+            loop {
+                link.output.wait(LOG_DELAY);
+                link.pass_output(&guest);
+            }
+        });
+        let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
+        launch::run(&self.guest, self.vcpu_count, move |exit| link.finish(&guest, exit));
+        while let Some(message) = inbox.next()? {
+            match message {
+                ToMonitor::Invoke(invocation) => self.invoke(invocation)?,
+                ToMonitor::Start(_) => return Err(ProtocolError::SecondStart),
+            }
+        }
+        Ok(())
+    }
+
+    fn invoke(&self, invocation: Invoke) -> Result<(), ProtocolError> {
+        let runtime_api = &self.link.runtime_api;
+        let mut kernel = self.guest.lock();
+        runtime_api.lock().invoke(invocation)?;
+        kernel.deliver_service_output();
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Passes output of the program on to the worker, unless the worker does not keep up: then the program blocks.
+    fn pass_output(&self, guest: &Guest) {
+        if self.outbox.has_room() {
+            self.outbox.send(&take_output(&mut guest.lock()));
+        }
+    }
+
+    fn finish(&self, guest: &Guest, exit: GuestExit) -> ! {
+        let mut kernel = guest.lock();
+        let mut messages = take_output(&mut kernel);
+        messages.extend(self.runtime_api.lock().take_events().into_iter().map(|event| message(event, &kernel)));
+        let cause = match exit {
+            GuestExit::Status(status) => ExitCause::Status(status),
+            GuestExit::Signal(signal) => ExitCause::Signal(signal),
+            GuestExit::OutOfMemory => ExitCause::OutOfMemory,
+            GuestExit::Failed => ExitCause::Failed(format!(
+                "the virtual machine failed: {}",
+                kernel.failure.as_deref().unwrap_or_default()
+            )),
+        };
+        messages.push(exited(cause, usage(&kernel)));
+        drop(kernel);
+        end(&self.outbox, messages, STATUS_ENDED)
+    }
+}
+
+impl Observer for Link {
+    fn progress(&self, kernel: &mut Kernel) {
+        let events = self.runtime_api.lock().take_events();
+        if !events.is_empty() {
+            // What was printed before goes first, in the same write.
+            let mut messages = take_output(kernel);
+            messages.extend(events.into_iter().map(|event| message(event, kernel)));
+            self.outbox.send(&messages);
+        } else if kernel.console.has_output() {
+            self.output.set();
+        }
+    }
+}
+
+/// Takes what the program has printed.
+fn take_output(kernel: &mut Kernel) -> Vec<ToWorker> {
+    let output: Vec<u8> =
+        kernel.take_output().into_iter().flat_map(|(Stream::Output | Stream::Error, bytes)| bytes).collect();
+    output.chunks(LOG_BYTES_MAX).map(|bytes| ToWorker::Log { bytes: bytes.to_vec(), dropped_bytes: 0 }).collect()
+}
+
+fn usage(kernel: &Kernel) -> Usage {
+    Usage {
+        memory_peak_bytes: kernel.frames.peak_bytes(),
+        exits: kernel.statistics.exits,
+        cpu_us: kernel.statistics.guest_ns / 1000,
+    }
+}
+
+fn message(event: RuntimeEvent, kernel: &Kernel) -> ToWorker {
+    let usage = usage(kernel);
+    match event {
+        RuntimeEvent::Ready => ToWorker::Ready { usage },
+        RuntimeEvent::Response { request_id, content_type, payload } => {
+            ToWorker::Response { request_id, content_type, payload, usage }
+        }
+        RuntimeEvent::Failure { request_id, error_type, payload } => {
+            ToWorker::Failure { request_id, error_type, payload, usage }
+        }
+        RuntimeEvent::ResponseTooLarge { request_id, payload_bytes } => {
+            ToWorker::ResponseTooLarge { request_id, payload_bytes, usage }
+        }
+        RuntimeEvent::InitError { error_type, payload } => ToWorker::InitError { error_type, payload },
+    }
+}

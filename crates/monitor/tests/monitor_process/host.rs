@@ -1,0 +1,189 @@
+//! What the tests need of the host: a zygote, environments, compiled programs, files to show to guests.
+
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use calypte_wire::frame::{self, Decoder};
+use calypte_wire::monitor::{Invoke, Platform, Start, TO_WORKER_BYTES_MAX, ToMonitor, ToWorker};
+use calypte_wire::zygote::{FromZygote, MESSAGE_BYTES_MAX, ToZygote, decode, encode};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv,
+    sendmsg, socketpair,
+};
+
+/// Nothing here takes as long; a wait that does has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The zygote's socket, which is standard input when this program is started as one.
+pub(crate) fn stdin_socket() -> OwnedFd {
+    std::io::stdin().as_fd().try_clone_to_owned().unwrap()
+}
+
+/// A zygote and the worker's end of its socket.
+pub(crate) struct Zygote {
+    pub(crate) process: Child,
+    socket: Option<OwnedFd>,
+    environments: u64,
+}
+
+impl Zygote {
+    pub(crate) fn start() -> Self {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let process = Command::new(std::env::current_exe().unwrap())
+            .arg("become-zygote")
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .unwrap();
+        rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, Some(PATIENCE)).unwrap();
+        Self { process, socket: Some(ours), environments: 0 }
+    }
+
+    fn socket(&self) -> &OwnedFd {
+        self.socket.as_ref().expect("the socket is open")
+    }
+
+    /// Closes the socket and waits for the zygote; its exit status.
+    pub(crate) fn close(mut self) -> Option<i32> {
+        self.socket = None;
+        self.process.wait().unwrap().code()
+    }
+
+    pub(crate) fn receive(&self) -> FromZygote {
+        let mut bytes = [0; MESSAGE_BYTES_MAX];
+        let (length, _) = recv(self.socket(), &mut bytes, RecvFlags::empty()).unwrap();
+        decode(&bytes[..length]).unwrap()
+    }
+
+    /// Sends a request together with the monitor's end of a new socket; the worker's end.
+    pub(crate) fn request_fork(&mut self) -> (u64, UnixStream) {
+        self.environments += 1;
+        let environment_id = self.environments;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let descriptors = [theirs.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let bytes = encode(&ToZygote::Fork { environment_id });
+        sendmsg(self.socket(), &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::empty()).unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        (environment_id, ours)
+    }
+
+    pub(crate) fn fork(&mut self) -> Environment {
+        let (environment_id, stream) = self.request_fork();
+        let FromZygote::Forked { environment_id: answered, pid } = self.receive() else {
+            panic!("the zygote did not fork");
+        };
+        assert_eq!(answered, environment_id);
+        Environment { id: environment_id, pid, stream: Some(stream), decoder: Decoder::new(TO_WORKER_BYTES_MAX) }
+    }
+
+    /// The exit status of the only environment that ends.
+    pub(crate) fn wait_ended(&self, environment: &Environment) -> i32 {
+        match self.receive() {
+            FromZygote::Ended { environment_id, status } if environment_id == environment.id => status,
+            other => panic!("{other:?} instead of the end of environment {}", environment.id),
+        }
+    }
+}
+
+/// The worker's side of one environment.
+pub(crate) struct Environment {
+    pub(crate) id: u64,
+    pub(crate) pid: i32,
+    stream: Option<UnixStream>,
+    decoder: Decoder,
+}
+
+impl Environment {
+    pub(crate) fn stream(&mut self) -> &mut UnixStream {
+        self.stream.as_mut().expect("the socket is open")
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.stream = None;
+    }
+
+    pub(crate) fn send(&mut self, message: &ToMonitor) {
+        self.stream().write_all(&frame::encode(message)).unwrap();
+    }
+
+    pub(crate) fn start(&mut self, start: Start) {
+        self.send(&ToMonitor::Start(Box::new(start)));
+    }
+
+    pub(crate) fn invoke(&mut self, request_id: &str, payload: &str) {
+        self.send(&ToMonitor::Invoke(Invoke {
+            request_id: request_id.into(),
+            deadline_ms: 1_800_000_000_000,
+            function_arn: "arn:aws:lambda:us-east-1:000000000000:function:f".into(),
+            trace_id: None,
+            client_context: None,
+            payload: payload.into(),
+        }));
+    }
+
+    /// The next message; `None` after the last.
+    pub(crate) fn receive(&mut self) -> Option<ToWorker> {
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            if let Some(message) = self.decoder.next().unwrap() {
+                return Some(message);
+            }
+            let length = self.stream.as_mut().unwrap().read(&mut buffer).unwrap();
+            if length == 0 {
+                return None;
+            }
+            self.decoder.push(&buffer[..length]);
+        }
+    }
+
+    /// The next message that is not output, and the output before it.
+    pub(crate) fn receive_with_log(&mut self) -> (String, ToWorker) {
+        let mut log = Vec::new();
+        loop {
+            match self.receive().expect("the monitor says something else before it ends") {
+                ToWorker::Log { bytes, .. } => log.extend(bytes),
+                message => return (String::from_utf8(log).unwrap(), message),
+            }
+        }
+    }
+}
+
+/// A program of `tests/programs`, compiled once; its path inside guests that see [`mounts`].
+pub(crate) fn program(name: &str) -> String {
+    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()).path();
+    let file = directory.join(name);
+    if !file.exists() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{name}.c"));
+        let status = Command::new("cc").args(["-O1", "-static", "-w", "-o"]).arg(&file).arg(source).status().unwrap();
+        assert!(status.success(), "{name}.c does not compile");
+    }
+    file.to_str().unwrap().to_owned()
+}
+
+/// The host's files.
+pub(crate) fn mounts() -> Vec<(String, PathBuf)> {
+    vec![("/".into(), "/".into())]
+}
+
+pub(crate) fn start(arguments: &[&str]) -> Start {
+    Start {
+        platform: Platform::Kvm,
+        mounts: mounts(),
+        arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+        environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        working_directory: "/".into(),
+        memory_mib: 128,
+        tmp_mib: 512,
+        host_name: "guest".into(),
+        vcpu_count: 1,
+    }
+}

@@ -1,0 +1,160 @@
+//! A worker's conversation with a monitor that runs a program in a virtual machine.
+
+use calypte_wire::monitor::{ExitCause, ToWorker};
+
+use crate::Test;
+use crate::host::{Environment, Zygote, program, start};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("session::a_program_prints_and_ends", true, a_program_prints_and_ends),
+    ("session::invocations_go_round", true, invocations_go_round),
+    ("session::initialisation_errors_are_reported", true, initialisation_errors_are_reported),
+    ("session::large_responses_pass_up_to_the_limit", true, large_responses_pass_up_to_the_limit),
+    ("session::a_program_may_end_at_any_time", true, a_program_may_end_at_any_time),
+    ("session::output_waits_for_a_slow_worker", true, output_waits_for_a_slow_worker),
+    ("session::closing_the_socket_ends_a_spinning_guest", true, closing_the_socket_ends_a_spinning_guest),
+    ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
+];
+
+fn runtime(zygote: &mut Zygote) -> Environment {
+    let mut environment = zygote.fork();
+    environment.start(start(&[&program("runtime")]));
+    let (log, message) = environment.receive_with_log();
+    assert_eq!(log, "started\n");
+    assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
+    environment
+}
+
+fn exit_cause(message: ToWorker) -> ExitCause {
+    let ToWorker::Exited { cause, .. } = message else { panic!("{message:?} instead of an end") };
+    cause
+}
+
+fn a_program_prints_and_ends() {
+    let mut zygote = Zygote::start();
+    let mut environment = zygote.fork();
+    let mut start = start(&[&program("streams"), "hello"]);
+    start.environment.push(("NAME".into(), "you".into()));
+    environment.start(start);
+    let (log, message) = environment.receive_with_log();
+    assert_eq!(log, "hello you\nto stderr\n");
+    let ToWorker::Exited { cause, usage } = message else { panic!("{message:?}") };
+    assert_eq!(cause, ExitCause::Status(3));
+    assert!(usage.memory_peak_bytes > 0 && usage.exits > 0 && usage.cpu_us > 0, "{usage:?}");
+    assert_eq!(environment.receive(), None);
+    assert_eq!(zygote.wait_ended(&environment), 0);
+}
+
+fn invocations_go_round() {
+    let mut zygote = Zygote::start();
+    let mut environment = runtime(&mut zygote);
+    for round in 0..3 {
+        let id = format!("id-{round}");
+        environment.invoke(&id, &format!("{{\"round\":{round}}}"));
+        let (log, message) = environment.receive_with_log();
+        let ToWorker::Response { request_id, content_type, payload, .. } = message else { panic!("{message:?}") };
+        assert_eq!((log.as_str(), request_id, content_type.as_deref()), ("", id, Some("application/json")));
+        assert_eq!(String::from_utf8(payload).unwrap(), format!("{{\"round\":{round}}}"));
+        assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
+    }
+    environment.invoke("e", "error");
+    let (_, message) = environment.receive_with_log();
+    let ToWorker::Failure { request_id, error_type, payload, .. } = message else { panic!("{message:?}") };
+    assert_eq!((request_id.as_str(), error_type.as_str(), &payload[..]), ("e", "Function.Test", &b"{\"a\":1}"[..]));
+    assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
+    environment.invoke("p", "print");
+    let (log, message) = environment.receive_with_log();
+    assert!(matches!(message, ToWorker::Response { .. }), "{message:?}");
+    assert_eq!(
+        log,
+        (0..100).map(|line| format!("line {line}\n")).collect::<String>(),
+        "output comes before the response"
+    );
+}
+
+fn initialisation_errors_are_reported() {
+    let mut zygote = Zygote::start();
+    let mut environment = zygote.fork();
+    environment.start(start(&[&program("runtime"), "init-error"]));
+    let (_, message) = environment.receive_with_log();
+    assert_eq!(message, ToWorker::InitError { error_type: "Runtime.Test".into(), payload: b"{}".to_vec() });
+    assert_eq!(exit_cause(environment.receive_with_log().1), ExitCause::Status(1));
+}
+
+fn large_responses_pass_up_to_the_limit() {
+    let limit = calypte_monitor::runtime_api::RESPONSE_BYTES_MAX;
+    let mut zygote = Zygote::start();
+    let mut environment = runtime(&mut zygote);
+    environment.invoke("1", &format!("large {limit}"));
+    let (_, message) = environment.receive_with_log();
+    let ToWorker::Response { payload, .. } = message else { panic!("not a response") };
+    assert!(payload.len() == limit && payload.iter().all(|byte| *byte == b'x'));
+    assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
+    environment.invoke("2", &format!("large {}", limit + 1));
+    let (_, message) = environment.receive_with_log();
+    let ToWorker::ResponseTooLarge { request_id, payload_bytes, .. } = message else { panic!("{message:?}") };
+    assert_eq!((request_id.as_str(), payload_bytes), ("2", limit as u64 + 1));
+    let (log, message) = environment.receive_with_log();
+    assert_eq!(log, "answer: HTTP/1.1 413\n");
+    assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
+}
+
+fn a_program_may_end_at_any_time() {
+    let mut zygote = Zygote::start();
+    for (event, log, expected) in [
+        ("exit", "leaving\n", ExitCause::Status(7)),
+        ("abort", "", ExitCause::Signal(9)),
+        ("hog", "", ExitCause::OutOfMemory),
+    ] {
+        let mut environment = runtime(&mut zygote);
+        environment.invoke("1", event);
+        let (printed, message) = environment.receive_with_log();
+        assert_eq!((printed.as_str(), exit_cause(message)), (log, expected), "{event}");
+        assert_eq!(zygote.wait_ended(&environment), 0);
+    }
+}
+
+fn output_waits_for_a_slow_worker() {
+    let mut zygote = Zygote::start();
+    let mut environment = zygote.fork();
+    environment.start(start(&[&program("streams"), "flood"]));
+    let mut received = 0;
+    while received < 32 * 1024 * 1024 {
+        let Some(ToWorker::Log { bytes, dropped_bytes: 0 }) = environment.receive() else { panic!("no output") };
+        assert!(bytes.iter().all(|byte| *byte == b'x'));
+        received += bytes.len();
+    }
+    environment.close();
+    assert_eq!(zygote.wait_ended(&environment), 0);
+}
+
+fn closing_the_socket_ends_a_spinning_guest() {
+    let mut zygote = Zygote::start();
+    let mut environment = runtime(&mut zygote);
+    environment.invoke("1", "spin");
+    assert_eq!(environment.receive(), Some(ToWorker::Log { bytes: b"spinning\n".to_vec(), dropped_bytes: 0 }));
+    environment.close();
+    assert_eq!(zygote.wait_ended(&environment), 0);
+}
+
+fn what_cannot_start_says_why() {
+    let mut zygote = Zygote::start();
+    let mut no_memory = start(&["/bin/true"]);
+    no_memory.memory_mib = 0;
+    let mut no_root = start(&["/bin/true"]);
+    no_root.mounts[0].1 = "/nonexistent".into();
+    for (start, expected) in [
+        (start(&[]), "no program was given"),
+        (start(&["nonexistent"]), "nonexistent: not found in any directory of PATH (/usr/bin:/bin) inside the guest"),
+        (start(&["/nonexistent"]), "/nonexistent cannot be executed inside the guest: No such file"),
+        (start(&["/etc/passwd"]), "/etc/passwd cannot be executed inside the guest: Permission denied"),
+        (no_memory, "the memory size in MiB is 0, which is not between 1 and 10240"),
+        (no_root, "/nonexistent"),
+    ] {
+        let mut environment = zygote.fork();
+        environment.start(start);
+        let ExitCause::Failed(reason) = exit_cause(environment.receive().unwrap()) else { panic!("not a failure") };
+        assert!(reason.contains(expected), "{reason}");
+        assert_eq!(zygote.wait_ended(&environment), 70);
+    }
+}

@@ -1,0 +1,375 @@
+//! The worker: what the scheduler decides, done.
+//!
+//! Lock order: there is one lock, the state's. It is never held across an await.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use calypte_types::limits::PAYLOAD_BYTES_MAX;
+use calypte_types::{AccountId, FunctionName};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::sleep_until;
+
+use crate::config::WorkerConfig;
+use crate::environment::{Command, Environment, Job, Notice};
+use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
+use crate::logs::Logs;
+use crate::placement::{Effect, EnvironmentId, Limits, Scheduler, Stats, SubmitError, Ticket};
+use crate::transcript::{RateLimit, Transcript};
+use crate::zygote::{LaunchError, Zygote};
+
+/// Longest sum of an invocation's texts (ARN, trace id, client context), in bytes; HTTP headers are shorter.
+const TEXTS_BYTES_MAX: usize = 32 * 1024;
+/// Commands to an environment that wait: one invocation and one end.
+const COMMANDS_MAX: usize = 2;
+
+/// Why a worker cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The zygote does not run.
+    #[error("the worker cannot start environments")]
+    Zygote(#[from] LaunchError),
+    /// The thread that writes logs does not run.
+    #[error("the log writer's thread cannot be started")]
+    LogWriter(#[source] io::Error),
+}
+
+/// Why an environment could not be started for an invocation; the source of [`InvokeError::Environment`].
+#[derive(Debug, thiserror::Error)]
+enum EnvironmentError {
+    #[error("the event or its context is too long: {bytes} bytes, the limit is {maximum}")]
+    RequestTooLong { bytes: usize, maximum: usize },
+    #[error("the task of the environment has failed; the server's log says why")]
+    TaskFailed,
+}
+
+/// Owns the environments of a node. To be ended by [`Worker::shutdown`].
+#[derive(Debug)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    ticker: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: WorkerConfig,
+    zygote: Zygote,
+    logs: Logs,
+    state: Mutex<State>,
+    /// The ticker has to look at the time again.
+    rescheduled: Notify,
+    /// The last environment of a worker that shuts down is gone.
+    drained: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    scheduler: Scheduler,
+    /// Invocations that wait for an environment.
+    jobs: HashMap<Ticket, Box<Job>>,
+    environments: HashMap<EnvironmentId, mpsc::Sender<Command>>,
+    /// When the ticker will look at the time by itself.
+    armed_at: Option<Instant>,
+    is_closed: bool,
+}
+
+/// Takes an invocation out of the queue when its caller goes away.
+struct Submission<'a> {
+    shared: &'a Shared,
+    account: AccountId,
+    ticket: Ticket,
+}
+
+impl Drop for Submission<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.jobs.remove(&self.ticket).is_some() {
+            state.scheduler.cancel(&self.account, self.ticket);
+        }
+    }
+}
+
+/// Tells the scheduler that an environment is gone, even if its task has panicked.
+struct Departure {
+    shared: Arc<Shared>,
+    id: EnvironmentId,
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.environments.remove(&self.id);
+        self.shared.change(&mut state, |scheduler, now, effects| scheduler.ended(now, self.id, effects));
+        if state.environments.is_empty() {
+            self.shared.drained.notify_one();
+        }
+    }
+}
+
+impl Worker {
+    /// A worker without environments, with its zygote running.
+    pub async fn start(config: WorkerConfig) -> Result<Arc<Self>, StartError> {
+        let logs = Logs::open(config.data_directory.join("logs")).map_err(StartError::LogWriter)?;
+        let zygote = Zygote::start(config.zygote_program.clone(), config.zygote_arguments.clone()).await?;
+        let limits = Limits {
+            account_concurrency_max: config.account_concurrency_max,
+            environments_max: config.environments_max,
+            memory_mib_max: config.memory_mib_max,
+            memory_mib_overhead: config.memory_mib_overhead,
+            queue_account_max: config.queue_account_max,
+            queue_node_max: config.queue_node_max,
+            queue_wait_max: config.queue_wait_max,
+            finishing_wait_max: config.finishing_wait_max,
+            idle_timeout: config.idle_timeout,
+        };
+        let state = State {
+            scheduler: Scheduler::new(limits),
+            jobs: HashMap::new(),
+            environments: HashMap::new(),
+            armed_at: None,
+            is_closed: false,
+        };
+        let (rescheduled, drained) = (Notify::new(), Notify::new());
+        let shared = Arc::new(Shared { config, zygote, logs, state: Mutex::new(state), rescheduled, drained });
+        let ticker = tokio::spawn(shared.clone().tick());
+        Ok(Arc::new(Self { shared, ticker }))
+    }
+
+    /// Runs one invocation to its end. Dropping the future gives up a waiting invocation; one that runs goes on.
+    pub async fn invoke(&self, request: InvokeRequest) -> Result<InvokeOutcome, InvokeError> {
+        check_length(&request)?;
+        let account = request.spec.account.clone();
+        let (reply, answer) = oneshot::channel();
+        let ticket = self.shared.submit(Box::new(Job { request, reply }))?;
+        let _submission = Submission { shared: &self.shared, account, ticket };
+        answer.await.unwrap_or_else(|_| Err(InvokeError::Environment(Box::new(EnvironmentError::TaskFailed))))
+    }
+
+    /// To be called after a function was updated or deleted: its environments of other revisions than `keep_revision`
+    /// are not used again. Idle ones end now, busy ones after their invocation.
+    pub fn retire(&self, account: &AccountId, function: &FunctionName, keep_revision: Option<&str>) {
+        let mut state = self.shared.lock();
+        let retire = |scheduler: &mut Scheduler, _, effects: &mut _| {
+            scheduler.retire(account, function, keep_revision, effects);
+        };
+        self.shared.change(&mut state, retire);
+    }
+
+    /// Environments by state.
+    pub fn stats(&self) -> Stats {
+        self.shared.lock().scheduler.stats()
+    }
+
+    /// The logs of all functions.
+    pub fn logs(&self) -> &Logs {
+        &self.shared.logs
+    }
+
+    /// Ends everything, running invocations too. Afterwards no process is left and all log lines are written.
+    pub async fn shutdown(&self) {
+        {
+            let mut state = self.shared.lock();
+            state.is_closed = true;
+            let mut effects = Vec::new();
+            for ticket in state.scheduler.close(&mut effects) {
+                if let Some(job) = state.jobs.remove(&ticket) {
+                    // A caller who has gone needs no answer.
+                    let _ = job.reply.send(Err(InvokeError::ShuttingDown));
+                }
+            }
+            self.shared.apply(&mut state, effects);
+        }
+        while !self.shared.lock().environments.is_empty() {
+            self.shared.drained.notified().await;
+        }
+        self.shared.zygote.close().await;
+        self.shared.logs.flush().await;
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.ticker.abort();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("the scheduler does not panic")
+    }
+
+    fn submit(self: &Arc<Self>, job: Box<Job>) -> Result<Ticket, InvokeError> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err(InvokeError::ShuttingDown);
+        }
+        let mut effects = Vec::new();
+        let submitted = state.scheduler.submit(Instant::now(), &job.request.spec, &mut effects);
+        let result = match submitted {
+            Ok(ticket) => {
+                state.jobs.insert(ticket, job);
+                Ok(ticket)
+            }
+            Err(error) => Err(error.into()),
+        };
+        self.apply(&mut state, effects);
+        result
+    }
+
+    /// Changes the scheduler and does what follows.
+    fn change(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        change: impl FnOnce(&mut Scheduler, Instant, &mut Vec<Effect>),
+    ) {
+        let mut effects = Vec::new();
+        change(&mut state.scheduler, Instant::now(), &mut effects);
+        self.apply(state, effects);
+    }
+
+    fn apply(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Assign { ticket, environment } => {
+                    let job = state.jobs.remove(&ticket).expect("a ticket is settled once");
+                    state.command(environment, Command::Invoke(job));
+                }
+                Effect::Boot { ticket, environment, spec } => {
+                    let job = state.jobs.remove(&ticket).expect("a ticket is settled once");
+                    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+                    state.environments.insert(environment, sender);
+                    tokio::spawn(self.clone().boot(environment, spec, *job, commands));
+                }
+                Effect::End { environment } => state.command(environment, Command::End),
+                Effect::Reject { ticket, reason } => {
+                    let job = state.jobs.remove(&ticket).expect("a ticket is settled once");
+                    // A caller who has gone needs no answer.
+                    let _ = job.reply.send(Err(InvokeError::Throttled { reason }));
+                }
+            }
+        }
+        let is_earlier = match (state.scheduler.wake_at(), state.armed_at) {
+            (Some(wake_at), Some(armed_at)) => wake_at < armed_at,
+            (wake_at, None) => wake_at.is_some(),
+            (None, Some(_)) => false,
+        };
+        if is_earlier {
+            state.armed_at = state.scheduler.wake_at();
+            self.rescheduled.notify_one();
+        }
+    }
+
+    /// Starts an environment and runs it until it is gone.
+    async fn boot(
+        self: Arc<Self>,
+        id: EnvironmentId,
+        spec: Arc<FunctionSpec>,
+        job: Job,
+        commands: mpsc::Receiver<Command>,
+    ) {
+        let started = Instant::now();
+        let _departure = Departure { shared: self.clone(), id };
+        let launched = match self.zygote.launch(id).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                tracing::error!(environment = id.0, function = %spec.arn, ?error, "no monitor could be started");
+                let is_closed = matches!(error, LaunchError::Closed);
+                let error =
+                    if is_closed { InvokeError::ShuttingDown } else { InvokeError::Environment(Box::new(error)) };
+                // A caller who has gone needs no answer.
+                let _ = job.reply.send(Err(error));
+                return;
+            }
+        };
+        let rate = RateLimit::new(self.config.output_bytes_per_s, self.config.output_bytes_burst, started);
+        let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
+        let shared = self.clone();
+        let notify = move |notice| shared.notice(id, notice);
+        let environment = Environment::new(id, spec, launched.socket, commands, notify, transcript);
+        environment.run(job, started, self.config.init_timeout, launched.process).await;
+    }
+
+    fn notice(self: &Arc<Self>, id: EnvironmentId, notice: Notice) {
+        let mut state = self.lock();
+        match notice {
+            Notice::Finishing => state.scheduler.finishing(id),
+            Notice::Ready => self.change(&mut state, |scheduler, now, effects| scheduler.ready(now, id, effects)),
+            Notice::Ending => self.change(&mut state, |scheduler, now, effects| scheduler.ending(now, id, effects)),
+            Notice::Orphaned(job) => {
+                drop(state);
+                self.resubmit(job);
+            }
+        }
+    }
+
+    /// An invocation that has not begun is placed anew.
+    fn resubmit(self: &Arc<Self>, job: Box<Job>) {
+        let mut state = self.lock();
+        let mut effects = Vec::new();
+        let submitted = match state.is_closed {
+            true => Err(InvokeError::ShuttingDown),
+            false => state.scheduler.submit(Instant::now(), &job.request.spec, &mut effects).map_err(Into::into),
+        };
+        match submitted {
+            Ok(ticket) => drop(state.jobs.insert(ticket, job)),
+            // A caller who has gone needs no answer.
+            Err(error) => drop(job.reply.send(Err(error))),
+        }
+        self.apply(&mut state, effects);
+    }
+
+    /// Calls the scheduler whenever something is due.
+    async fn tick(self: Arc<Self>) {
+        loop {
+            let wake_at = {
+                let mut state = self.lock();
+                if state.scheduler.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
+                    self.change(&mut state, |scheduler, now, effects| scheduler.tick(now, effects));
+                }
+                state.armed_at = state.scheduler.wake_at();
+                state.armed_at
+            };
+            match wake_at {
+                Some(wake_at) => tokio::select! {
+                    () = sleep_until(wake_at.into()) => {}
+                    () = self.rescheduled.notified() => {}
+                },
+                None => self.rescheduled.notified().await,
+            }
+        }
+    }
+}
+
+impl State {
+    fn command(&mut self, environment: EnvironmentId, command: Command) {
+        let Some(sender) = self.environments.get(&environment) else { return };
+        // The environment has room for one invocation and one end, and reads its commands to the last when it ends.
+        if let Err(error) = sender.try_send(command) {
+            tracing::error!(environment = environment.0, %error, "an environment does not take commands");
+        }
+    }
+}
+
+impl From<SubmitError> for InvokeError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Throttled(reason) => Self::Throttled { reason },
+            SubmitError::NodeTooSmall { .. } => Self::Environment(Box::new(error)),
+        }
+    }
+}
+
+fn check_length(request: &InvokeRequest) -> Result<(), InvokeError> {
+    let texts = request.invoked_arn.len()
+        + request.trace_id.as_ref().map_or(0, String::len)
+        + request.client_context.as_ref().map_or(0, String::len);
+    for (bytes, maximum) in [(request.payload.len(), PAYLOAD_BYTES_MAX), (texts, TEXTS_BYTES_MAX)] {
+        if bytes > maximum {
+            return Err(InvokeError::Environment(Box::new(EnvironmentError::RequestTooLong { bytes, maximum })));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! `cargo xtask bench`: what Calypte promises, measured on this machine. Ratios compare two things in one run, since
+//! absolute times do not carry between machines; the load generator shares the processors with what it measures.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::command::{cargo, output, root, run as run_command};
+use crate::server::{self, Profile, Server};
+
+/// Options of `cargo xtask bench`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Do everything once with few repetitions: to see that it works, not to learn figures.
+    #[arg(long)]
+    smoke: bool,
+    /// Optimisation of the program; `development` takes no extra build but its figures mean little.
+    #[arg(long)]
+    development: bool,
+}
+
+/// Runs every benchmark and prints the results.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let profile = if options.development { Profile::Development } else { Profile::Release };
+    let bench = Bench::prepare(profile, options.smoke)?;
+    let results = bench.run();
+    std::fs::remove_dir_all(&bench.folder)?;
+    let results = results?;
+    if options.json {
+        println!("{}", json!({ "machine": machine()?, "results": results }));
+        return Ok(());
+    }
+    println!("\n{}\n", machine()?);
+    println!("{:<44} {:>14}  detail", "measured", "value");
+    for result in &results {
+        println!("{:<44} {:>14}  {}", text(&result["name"]), text(&result["value"]), text(&result["detail"]));
+    }
+    Ok(())
+}
+
+/// The benchmarks as part of the gate: they must work.
+pub(crate) fn check() -> anyhow::Result<()> {
+    run(&Options { json: false, smoke: true, development: true })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn machine() -> anyhow::Result<String> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+    let cores = std::thread::available_parallelism()?;
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let memory = memory.lines().next().unwrap_or_default().replace("MemTotal:", "").trim().to_owned();
+    let kernel = output(Command::new("uname").arg("-r"))?;
+    Ok(format!("{cores} × {}, {memory}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim()))
+}
+
+struct Bench {
+    program: PathBuf,
+    load: PathBuf,
+    folder: PathBuf,
+    /// Divides the numbers of repetitions.
+    divisor: usize,
+}
+
+/// Names that the results are quoted by in SPECIFICATION.md.
+fn result(name: &str, value: impl Into<Value>, detail: impl Into<String>) -> Value {
+    json!({ "name": name, "value": value.into(), "detail": detail.into() })
+}
+
+impl Bench {
+    fn prepare(profile: Profile, is_smoke: bool) -> anyhow::Result<Self> {
+        let program = server::build(profile)?;
+        let flags: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
+        run_command(cargo().args(["build", "--package", "calypte-testkit", "--bin", "load"]).args(flags))?;
+        let load = program.with_file_name("load");
+        let folder = std::env::temp_dir().join(format!("calypte-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self { program, load, folder, divisor: if is_smoke { 50 } else { 1 } })
+    }
+
+    fn run(&self) -> anyhow::Result<Vec<Value>> {
+        let mut results = self.invocations()?;
+        results.extend(self.compute()?);
+        results.push(self.clock()?);
+        results.push(self.python_start()?);
+        Ok(results)
+    }
+
+    /// Warm and cold invocations of a Python function through the signed API.
+    fn invocations(&self) -> anyhow::Result<Vec<Value>> {
+        let server = Server::start(&[], &self.program, &self.folder.join("data"), 0)?;
+        let runtime = server.newest_python()?.context("these benchmarks need a Python on the host")?;
+        let example = root().join("examples/hello-python");
+        server.calypte(&[
+            "deploy",
+            &example.to_string_lossy(),
+            "--name",
+            "bench",
+            "--runtime",
+            &runtime,
+            "--handler",
+            "handler.handler",
+            "--memory",
+            "1769",
+        ])?;
+        let repetitions = |count: usize| (count / self.divisor).max(5).to_string();
+        let load = |arguments: &[&str]| -> anyhow::Result<Value> {
+            let printed = output(
+                Command::new(&self.load).args(["--function", "bench"]).args(arguments).envs(server.environment.clone()),
+            )?;
+            let summary: Value = serde_json::from_str(&printed)?;
+            if summary["errors"].as_object().is_none_or(|errors| !errors.is_empty()) {
+                bail!("invocations failed: {summary}");
+            }
+            Ok(summary)
+        };
+        let one = load(&["--connections", "1", "--requests", &repetitions(2000)])?;
+        let many = load(&["--connections", "16", "--requests", &repetitions(10_000), "--warm-up", &repetitions(800)])?;
+        let cold = load(&["--before", "update", "--requests", &repetitions(100), "--warm-up", "3"])?;
+        if cold["placements"]["boot"] != cold["requests"] {
+            bail!("cold starts were to boot: {cold}");
+        }
+        let percentiles = |summary: &Value| {
+            format!("p90 {} µs, p99 {} µs, max {} µs", summary["p90_us"], summary["p99_us"], summary["max_us"])
+        };
+        Ok(vec![
+            result("warm invoke, 1 connection, p50 µs", one["p50_us"].clone(), percentiles(&one)),
+            result("warm invoke, 16 connections, requests/s", many["requests_per_s"].clone(), percentiles(&many)),
+            result("cold start by full boot, p50 µs", cold["p50_us"].clone(), percentiles(&cold)),
+        ])
+    }
+
+    /// Pure compute in a microVM against the same program on the host, alternating.
+    fn compute(&self) -> anyhow::Result<Vec<Value>> {
+        let python = host_python()?;
+        let script = format!("import sys; sys.argv[1:] = ['{}']\n{COMPUTE}", (20 / self.divisor.min(20)).max(1));
+        let mut native = Vec::new();
+        let mut virtualised = Vec::new();
+        for _ in 0..(5 / self.divisor.min(5)).max(1) {
+            native.push(printed_numbers(Command::new(&python).args(["-c", &script]))?);
+            virtualised.push(printed_numbers(self.run_in_vm("512").arg(&python).args(["-c", &script]))?);
+        }
+        let best = |runs: &[Vec<f64>], index: usize| runs.iter().map(|run| run[index]).fold(f64::INFINITY, f64::min);
+        let ratio = |index: usize| best(&virtualised, index) / best(&native, index);
+        let detail = |index: usize| format!("{:.3} s against {:.3} s", best(&virtualised, index), best(&native, index));
+        Ok(["Python loop", "SHA-256", "allocation"]
+            .into_iter()
+            .enumerate()
+            .map(|(index, name)| result(&format!("{name}, VM / native"), format!("{:.2}", ratio(index)), detail(index)))
+            .collect())
+    }
+
+    /// One `clock_gettime` in a microVM, by a static C program.
+    fn clock(&self) -> anyhow::Result<Value> {
+        let source = root().join("benches/clock.c");
+        let program = self.folder.join("clock");
+        run_command(Command::new("gcc").args(["-O2", "-o"]).arg(&program).arg(&source))?;
+        let native = printed_numbers(&mut Command::new(&program))?[0];
+        let virtualised = printed_numbers(self.run_in_vm("128").arg(&program))?[0];
+        Ok(result("clock_gettime in the VM, µs", format!("{virtualised:.3}"), format!("native {native:.3} µs")))
+    }
+
+    /// A whole `python3 -c` by `calypte run` against fork and exec on the host.
+    fn python_start(&self) -> anyhow::Result<Value> {
+        let python = host_python()?;
+        let script = "import json, datetime, urllib.request";
+        let time = |command: &mut Command| -> anyhow::Result<f64> {
+            let started = std::time::Instant::now();
+            run_command(command)?;
+            Ok(started.elapsed().as_secs_f64() * 1000.0)
+        };
+        let (mut native, mut virtualised) = (Vec::new(), Vec::new());
+        for _ in 0..(20 / self.divisor.min(20)).max(1) {
+            native.push(time(Command::new(&python).args(["-c", script]))?);
+            virtualised.push(time(self.run_in_vm("256").arg(&python).args(["-c", script]))?);
+        }
+        let (native, virtualised) = (median(&mut native), median(&mut virtualised));
+        let detail = format!("{virtualised:.1} ms against {native:.1} ms");
+        Ok(result("python3 with imports, VM / native", format!("{:.1}", virtualised / native), detail))
+    }
+
+    fn run_in_vm(&self, memory_mib: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--rootfs", "/", "--memory", memory_mib, "--"]);
+        command
+    }
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The interpreter behind `python3`, which may be a shim.
+fn host_python() -> anyhow::Result<String> {
+    let printed =
+        output(Command::new("python3").args(["-c", "import os, sys; print(os.path.realpath(sys.executable))"]))?;
+    Ok(printed.trim().to_owned())
+}
+
+/// Runs a program that prints numbers separated by blanks.
+fn printed_numbers(command: &mut Command) -> anyhow::Result<Vec<f64>> {
+    let printed = output(command)?;
+    printed.split_whitespace().map(|word| word.parse().with_context(|| format!("not a number: {printed}"))).collect()
+}
+
+/// Prints the seconds of an interpreter loop, of SHA-256 over a buffer, and of making many objects.
+const COMPUTE: &str = "
+import hashlib, time
+scale = int(sys.argv[1])
+def timed(function):
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+def loop():
+    total = 0
+    for i in range(150_000 * scale):
+        total += i * i % 7
+def digest():
+    h = hashlib.sha256()
+    block = bytes(1_000_000)
+    for _ in range(10 * scale):
+        h.update(block)
+def allocate():
+    keep = [{} for _ in range(15_000 * scale)]
+    table = {str(i): i for i in range(15_000 * scale)}
+print(timed(loop), timed(digest), timed(allocate))
+";

@@ -1,0 +1,111 @@
+//! Installs what the tests need: Debian packages, the musl target, `cargo-deny`, and the Python clients of AWS in a
+//! virtual environment under `target/`. Quick when everything is there.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+
+use crate::command::{self, cargo, find, output, root};
+
+/// Programs that must be there, with the Debian package that brings each.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("gcc", "gcc"),
+    ("musl-gcc", "musl-tools"),
+    ("go", "golang-go"),
+    ("node", "nodejs"),
+    ("busybox", "busybox"),
+    ("python3", "python3"),
+    ("setfacl", "acl"),
+];
+
+/// Packages from PyPI, in the versions that the tests were written against.
+const PYTHON_PACKAGES: &[&str] = &["boto3==1.44.5", "awscli==1.46.3", "awslambdaric==4.2.2"];
+
+const CARGO_DENY_VERSION: &str = "0.20";
+const MUSL_TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// What the tests can use after [`run`].
+pub(crate) struct Tools {
+    /// `bin` folder of the virtual environment with boto3, the AWS CLI and `awslambdaric`.
+    pub(crate) python_bin: PathBuf,
+}
+
+/// Installs what is missing.
+pub(crate) fn run() -> anyhow::Result<Tools> {
+    install_debian_packages()?;
+    install_rust_target()?;
+    install_cargo_deny()?;
+    Ok(Tools { python_bin: install_python_packages()? })
+}
+
+fn install_debian_packages() -> anyhow::Result<()> {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    if !has_venv_module() {
+        missing.push("python3-venv");
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing packages: {}", missing.join(" "));
+    if find("apt-get").is_none() {
+        bail!("these programs are missing and there is no apt-get to install them: {}", missing.join(" "));
+    }
+    apt_get(&["update", "-q"])?;
+    let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
+    arguments.extend(missing);
+    apt_get(&arguments)
+}
+
+fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
+    let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
+    if !is_root {
+        command.arg("apt-get");
+    }
+    command::run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+        .context("installing Debian packages needs root: run the apt-get line above by hand and try again")
+}
+
+fn has_venv_module() -> bool {
+    find("python3").is_some() && output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok()
+}
+
+fn install_rust_target() -> anyhow::Result<()> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim()).join("lib/rustlib").join(MUSL_TARGET).is_dir() {
+        return Ok(());
+    }
+    command::run(Command::new("rustup").args(["target", "add", MUSL_TARGET]))
+}
+
+fn install_cargo_deny() -> anyhow::Result<()> {
+    let is_current = output(cargo().args(["deny", "--version"]))
+        .is_ok_and(|version| version.trim().starts_with(&format!("cargo-deny {CARGO_DENY_VERSION}.")));
+    if is_current {
+        return Ok(());
+    }
+    // A debug build checks the same and compiles in a third of the time.
+    command::run(cargo().args([
+        "install",
+        "--locked",
+        "--debug",
+        "--version",
+        &format!("^{CARGO_DENY_VERSION}"),
+        "cargo-deny",
+    ]))
+}
+
+fn install_python_packages() -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/python-clients");
+    let stamp = folder.join("packages.txt");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(folder.join("bin"));
+    }
+    command::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    command::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
+    std::fs::write(&stamp, wanted)?;
+    Ok(folder.join("bin"))
+}

@@ -1,0 +1,69 @@
+//! `cargo xtask soak`: what takes too long for the gate. Its results, with the date, belong under `docs/soak/`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::Value;
+
+use crate::command::{cargo, output, root, run as run_command};
+use crate::server::{self, Profile, Server};
+
+/// Options of `cargo xtask soak`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// How long the load with faults runs, in minutes.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+}
+
+/// Runs load against a server while its monitors and its zygote are killed, then checks that it is whole.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let program = server::build(Profile::Release)?;
+    run_command(cargo().args(["build", "--release", "--package", "calypte-testkit", "--bin", "load"]))?;
+    let folder = std::env::temp_dir().join(format!("calypte-soak-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let result = load_with_faults(&program, &folder, Duration::from_secs(options.minutes * 60));
+    std::fs::remove_dir_all(&folder)?;
+    result
+}
+
+fn load_with_faults(program: &Path, folder: &Path, duration: Duration) -> anyhow::Result<()> {
+    let server = Server::start(&[], program, &folder.join("data"), 0)?;
+    let runtime = server.newest_python()?.context("the soak run needs a Python on the host")?;
+    let example = root().join("examples/hello-python");
+    let configuration = ["--name", "soak", "--runtime", &runtime, "--handler", "handler.handler"];
+    server.calypte(&[&["deploy", &*example.to_string_lossy()], configuration.as_slice()].concat())?;
+    let deadline = Instant::now() + duration;
+    let (mut requests, mut failed, mut kills) = (0, 0, 0);
+    while Instant::now() < deadline {
+        let load = Command::new(program.with_file_name("load"))
+            .args(["--function", "soak", "--connections", "8", "--requests", "2000", "--warm-up", "0"])
+            .envs(server.environment.clone())
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        kills += kill_some(&server, kills)?;
+        let printed = load.wait_with_output()?;
+        let summary: Value = serde_json::from_slice(&printed.stdout)?;
+        requests += summary["requests"].as_u64().unwrap_or(0);
+        failed +=
+            summary["errors"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum::<u64>();
+        println!("{requests} requests, {failed} failed, {kills} processes killed");
+    }
+    // Each kill may fail the invocation that its monitor was running, and nothing else.
+    if failed > kills {
+        bail!("{failed} requests failed but only {kills} processes were killed");
+    }
+    Ok(())
+}
+
+/// Kills a monitor, or at every fifth time the zygote itself.
+fn kill_some(server: &Server, so_far: u64) -> anyhow::Result<u64> {
+    let family = server.descendants()?;
+    // The zygote is the server's child and comes first; monitors are the zygote's.
+    let victim = if so_far % 5 == 4 { family.first() } else { family.last() };
+    let Some(victim) = victim else { return Ok(0) };
+    Ok(u64::from(output(Command::new("kill").args(["-KILL", &victim.to_string()])).is_ok()))
+}
