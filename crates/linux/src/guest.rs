@@ -146,7 +146,8 @@ impl Guest {
         let memory_frames = frames_of(config.memory_mib).saturating_add(EXTRA_FRAMES);
         let mut frames = Frames::new(machine.memory(), memory_frames, frames_of(config.tmp_mib));
         let mut clock = Clock::new(machine.clone());
-        let vdso = Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
+        let vdso =
+            Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
         let waits = Waits::default();
         let console = Console::new(waits.notifier());
         let file_config = FileSystemConfig {

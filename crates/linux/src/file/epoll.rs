@@ -185,7 +185,8 @@ impl Epoll {
         if depth >= NESTING_MAX {
             return 0;
         }
-        let of_item = |(_, item): &(ItemKey, Item)| item.file.upgrade().map_or(0, |file| changes(&file, kernel, depth + 1));
+        let of_item =
+            |(_, item): &(ItemKey, Item)| item.file.upgrade().map_or(0, |file| changes(&file, kernel, depth + 1));
         self.snapshot().iter().map(of_item).fold(self.beacon.changes(), u64::wrapping_add)
     }
 

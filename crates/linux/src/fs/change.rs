@@ -91,7 +91,13 @@ pub fn make(
 }
 
 /// The directory and name at the end of a path, for calls that take a name away.
-fn named(kernel: &Kernel, pid: Pid, base: &Location, path: &[u8], at_dot: Errno) -> Result<(Location, Vec<u8>, Found), Errno> {
+fn named(
+    kernel: &Kernel,
+    pid: Pid,
+    base: &Location,
+    path: &[u8],
+    at_dot: Errno,
+) -> Result<(Location, Vec<u8>, Found), Errno> {
     let mut found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
     if path.ends_with(b"/.") || path == b"." {
         return Err(Errno::EINVAL);

@@ -25,9 +25,9 @@ const DEVICE_MINOR_FIRST: u32 = 64;
 
 /// File systems whose files are not data: `statfs(2)` and `linux/magic.h`.
 const KERNEL_FILE_SYSTEMS: [u64; 14] = [
-    0x9fa0, // proc
+    0x9fa0,      // proc
     0x6265_6572, // sysfs
-    0x1cd1, // devpts
+    0x1cd1,      // devpts
     0x0027_e0eb, // cgroup
     0x6367_7270, // cgroup2
     0x6462_6720, // debugfs

@@ -1,7 +1,7 @@
 //! What `stat(2)` tells about a file, and whether a process may use it.
 
+use crate::credentials::Credentials;
 use crate::errno::Errno;
-use crate::process::Credentials;
 
 /// Bits of `st_mode` that hold the type.
 pub const TYPE_MASK: u32 = libc::S_IFMT;

@@ -12,7 +12,7 @@ pub mod fixed;
 pub mod host;
 pub mod listing;
 pub mod metadata;
-mod node;
+pub mod node;
 pub mod open;
 pub mod pages;
 pub mod proc;

@@ -54,13 +54,7 @@ impl OpenHow {
 }
 
 /// Opens a path for a process.
-pub fn open(
-    kernel: &mut Kernel,
-    pid: Pid,
-    base: &Location,
-    path: &[u8],
-    how: OpenHow,
-) -> Result<Arc<OpenFile>, Errno> {
+pub fn open(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8], how: OpenHow) -> Result<Arc<OpenFile>, Errno> {
     if how.has(O_TMPFILE) {
         return open_unnamed(kernel, pid, base, path, how);
     }
@@ -176,13 +170,7 @@ fn open_location(
     Ok(OpenFile::new(body, Some(location.clone()), path.into(), how.access()?, flags))
 }
 
-fn body(
-    kernel: &mut Kernel,
-    pid: Pid,
-    location: &Location,
-    metadata: &Metadata,
-    how: OpenHow,
-) -> Result<Body, Errno> {
+fn body(kernel: &mut Kernel, pid: Pid, location: &Location, metadata: &Metadata, how: OpenHow) -> Result<Body, Errno> {
     if metadata.is_directory() {
         return Ok(Body::Directory(Mutex::new(None)));
     }
@@ -300,4 +288,3 @@ fn executable_at(
     };
     Ok(ExecutableFile { mapping, path, mode: metadata.mode, size: metadata.size })
 }
-

@@ -68,8 +68,7 @@ impl Bound {
     }
 
     fn conflicts(&self, address: IpAddr, is_v6_only: bool) -> bool {
-        let other =
-            Bound { address, is_v6_only, is_port_shared: false, socket: Weak::new() };
+        let other = Bound { address, is_v6_only, is_port_shared: false, socket: Weak::new() };
         self.accepts(address) || other.accepts(self.address)
     }
 }
@@ -112,8 +111,8 @@ impl Network {
         result
     }
 
-    /// Tells services which connections are closed, and delivers what they have to say. To be called after everything that
-    /// may have closed a descriptor, or changed a service.
+    /// Tells services which connections are closed, and delivers what they have to say. To be called after a service has
+    /// changed.
     pub fn settle(&mut self) {
         for (port, connection) in std::mem::take(&mut *self.closed.lock()) {
             if let Some(service) = self.services.get_mut(&port) {
@@ -133,6 +132,13 @@ impl Network {
                     None => socket.closed_by_service(),
                 }
             }
+        }
+    }
+
+    /// Tells services about connections that have been closed, if there are any: after calls that close descriptors.
+    pub fn settle_closed(&mut self) {
+        if !self.closed.lock().is_empty() {
+            self.settle();
         }
     }
 

@@ -274,7 +274,8 @@ mod tests {
         for bytes in [&b"one"[..], b"", b"three"] {
             queue.push(bytes, nobody(), Files::default()).unwrap();
         }
-        let read = |queue: &mut Queue, length| queue.pop(length, false).map(|message| (message.bytes, message.full_length));
+        let read =
+            |queue: &mut Queue, length| queue.pop(length, false).map(|message| (message.bytes, message.full_length));
         assert_eq!(queue.pop(2, true).unwrap().bytes, b"on");
         assert_eq!(read(&mut queue, 2), Some((b"on".to_vec(), 3)));
         assert_eq!(read(&mut queue, 9), Some((vec![], 0)));

@@ -21,7 +21,7 @@ use crate::notifier::{Beacon, Notifier};
 use crate::service::ConnectionId;
 
 /// Most connections that wait to be accepted.
-pub const BACKLOG_MAX: usize = 4096;
+const BACKLOG_MAX: usize = 4096;
 
 /// How a socket delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Kind {
             libc::SOCK_STREAM => Ok(Kind::Stream),
             libc::SOCK_DGRAM => Ok(Kind::Datagram),
             libc::SOCK_SEQPACKET => Ok(Kind::Sequenced),
-            libc::SOCK_RAW | libc::SOCK_PACKET => Err(Errno::EPERM),
+            libc::SOCK_RAW => Err(Errno::EPERM),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -388,9 +388,7 @@ impl Socket {
                 // A datagram socket that is associated with a port: whoever has it now.
                 let remote = self.state.lock().remote.clone();
                 match remote {
-                    Some(Address::Inet(address, port)) => {
-                        self.send_to_inet(kernel, address, port, bytes)
-                    }
+                    Some(Address::Inet(address, port)) => self.send_to_inet(kernel, address, port, bytes),
                     _ => Err(Errno::ECONNREFUSED),
                 }
             }
@@ -559,7 +557,8 @@ impl Socket {
     /// Whether it shares its port (`SO_REUSEPORT`).
     pub fn is_port_shared(&self) -> bool {
         let state = self.state.lock();
-        let is_shared_address = self.kind == Kind::Datagram && state.options.is_on(libc::SOL_SOCKET, libc::SO_REUSEADDR);
+        let is_shared_address =
+            self.kind == Kind::Datagram && state.options.is_on(libc::SOL_SOCKET, libc::SO_REUSEADDR);
         is_shared_address || state.options.is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT)
     }
 

@@ -8,7 +8,7 @@ use crate::file::{Body, OpenFile};
 use crate::fs::metadata::Time;
 use crate::fs::walk::{Follow, Walker};
 use crate::fs::{Location, Node};
-use crate::outcome::{SysResult, Stop, Wait};
+use crate::outcome::{Stop, SysResult, Wait};
 use crate::signal::{Info, Signal};
 
 impl Call<'_> {

@@ -139,9 +139,7 @@ fn time_of(spec: [i64; 2], now: Time) -> Result<(Option<Time>, bool), Errno> {
     match spec[1] {
         libc::UTIME_NOW => Ok((Some(now), true)),
         libc::UTIME_OMIT => Ok((None, false)),
-        nanoseconds @ 0..1_000_000_000 => {
-            Ok((Some(Time { seconds: spec[0], nanoseconds: nanoseconds as u32 }), false))
-        }
+        nanoseconds @ 0..1_000_000_000 => Ok((Some(Time { seconds: spec[0], nanoseconds: nanoseconds as u32 }), false)),
         _ => Err(Errno::EINVAL),
     }
 }

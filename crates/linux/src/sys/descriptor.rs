@@ -24,7 +24,9 @@ const CLOSE_RANGE_UNSHARE: u64 = 2;
 
 fn close(call: &mut Call<'_>) -> SysResult {
     let fd = call.int(0);
-    call.process().files.remove(fd)?;
+    let file = call.process().files.remove(fd)?;
+    drop(file);
+    call.kernel.network.settle_closed();
     Ok(0)
 }
 
@@ -43,6 +45,7 @@ fn close_range(call: &mut Call<'_>) -> SysResult {
             files.remove(fd)?;
         }
     }
+    call.kernel.network.settle_closed();
     Ok(0)
 }
 
@@ -54,7 +57,9 @@ fn dup(call: &mut Call<'_>) -> SysResult {
 fn duplicate_to(call: &mut Call<'_>, is_closed_on_exec: bool) -> SysResult {
     let file = call.file(0)?;
     let fd = call.int(1);
-    call.process().files.replace(fd, file, is_closed_on_exec)?;
+    let before = call.process().files.replace(fd, file, is_closed_on_exec)?;
+    drop(before);
+    call.kernel.network.settle_closed();
     Ok(fd as u64)
 }
 

@@ -3,14 +3,14 @@
 use crate::call::{Call, PATH_BYTES_MAX};
 use crate::errno::Errno;
 use crate::file::Body;
+use crate::fs::Location;
 use crate::fs::change::{self, Made};
 use crate::fs::listing::Entry;
 use crate::fs::metadata::MAY_EXECUTE;
 use crate::fs::walk::Walker;
-use crate::fs::Location;
 use crate::outcome::SysResult;
-use crate::sys::vector::BYTES_MAX;
 use crate::sys::entry;
+use crate::sys::vector::BYTES_MAX;
 use crate::table::SystemCall;
 
 /// The calls of this family.

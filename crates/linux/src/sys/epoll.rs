@@ -5,8 +5,8 @@ use crate::errno::Errno;
 use crate::file::epoll::Epoll;
 use crate::file::{Body, OpenFile, READABLE};
 use crate::outcome::{Stop, SysResult, Wait};
-use crate::sys::poll::{replace_mask, timeout_ms, timeout_spec};
 use crate::sys::entry;
+use crate::sys::poll::{replace_mask, timeout_ms, timeout_spec};
 use crate::table::SystemCall;
 
 /// The calls of this family.

@@ -74,7 +74,12 @@ fn symlinkat(call: &mut Call<'_>) -> SysResult {
     symlink_at(call, call.args[0], call.int(1), call.args[2])
 }
 
-fn link_at(call: &mut Call<'_>, (old_fd, old_path): (i32, u64), (new_fd, new_path): (i32, u64), flags: i32) -> SysResult {
+fn link_at(
+    call: &mut Call<'_>,
+    (old_fd, old_path): (i32, u64),
+    (new_fd, new_path): (i32, u64),
+    flags: i32,
+) -> SysResult {
     if flags & !(libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }

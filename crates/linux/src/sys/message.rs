@@ -248,12 +248,7 @@ fn received_length(socket: &Socket, message: &Message, flags: i32) -> u64 {
 }
 
 /// Gives the program the files of a message; the bytes of ancillary data that it got, and whether some did not fit.
-fn write_control(
-    call: &mut Call<'_>,
-    header: &Header,
-    message: &Message,
-    flags: i32,
-) -> Result<(u64, bool), Errno> {
+fn write_control(call: &mut Call<'_>, header: &Header, message: &Message, flags: i32) -> Result<(u64, bool), Errno> {
     if message.files.is_empty() {
         return Ok((0, false));
     }

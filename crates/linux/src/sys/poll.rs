@@ -60,7 +60,7 @@ pub(super) fn replace_mask(call: &mut Call<'_>, address: u64, size: u64) -> Resu
         return Err(Errno::EINVAL);
     }
     let mask = call.read::<SignalSet>(address)?;
-    call.replace_mask(mask);
+    call.replace_blocked_signals(mask);
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use crate::errno::Errno;
 use crate::file::{Body, OpenFile};
 use crate::outcome::SysResult;
 use crate::sys::access::count;
-use crate::sys::vector::{BYTES_MAX, Vector};
 use crate::sys::entry;
+use crate::sys::vector::{BYTES_MAX, Vector};
 use crate::table::SystemCall;
 
 /// Most bytes that one call moves to or from a regular file, in pieces of [`BYTES_MAX`]: programs expect those to be

@@ -7,9 +7,9 @@ use crate::call::Call;
 use crate::clock::SECOND_NS;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile, READABLE, WRITABLE};
+use crate::fs::Node;
 use crate::fs::change::{self, Made};
 use crate::fs::tmp::Content;
-use crate::fs::Node;
 use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, canonical, is_local};
 use crate::net::options::{RECEIVE_TIMEOUTS, SEND_TIMEOUTS};
 use crate::net::{Kind, Maker, Peer, Shutdown, Socket};
@@ -122,9 +122,7 @@ fn bind(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let bound = match address {
-        Address::Inet(address, port) => {
-            Address::Inet(address, call.kernel.network.bind(socket, address, port)?)
-        }
+        Address::Inet(address, port) => Address::Inet(address, call.kernel.network.bind(socket, address, port)?),
         Address::Unix(UnixName::Path(path)) => {
             let permissions = call.permissions(0o777);
             let base = call.base(libc::AT_FDCWD, &path)?;

@@ -223,10 +223,7 @@ fn check_access(call: &mut Call<'_>, fd: i32, path_address: u64, mode: i32, flag
     let location = call.locate(fd, &path, flags)?;
     let metadata = location.metadata(call.kernel)?;
     let wanted = mode.cast_unsigned();
-    if wanted & crate::fs::metadata::MAY_WRITE != 0
-        && matches!(location.node, Node::Host(_))
-        && !metadata.is_link()
-    {
+    if wanted & crate::fs::metadata::MAY_WRITE != 0 && matches!(location.node, Node::Host(_)) && !metadata.is_link() {
         return Err(Errno::EROFS.into());
     }
     let mut credentials = Walker::new(call.kernel, call.pid)?.credentials().clone();
@@ -273,13 +270,7 @@ fn statfs_of(call: &Call<'_>, location: &Location) -> Result<Statfs, Errno> {
         Node::Host(entry) => {
             let host = entry.statfs()?;
             // The space that the host has free is not the guest's business, and not for it to use.
-            Statfs {
-                kind: MAGIC_EXT4,
-                blocks: host.f_blocks,
-                files: host.f_files,
-                flags: libc::ST_RDONLY,
-                ..common
-            }
+            Statfs { kind: MAGIC_EXT4, blocks: host.f_blocks, files: host.f_files, flags: libc::ST_RDONLY, ..common }
         }
         Node::Proc(_) => Statfs { kind: MAGIC_PROC, ..common },
         Node::Fixed(_) => Statfs { kind: MAGIC_SYSFS, ..common },
@@ -307,4 +298,3 @@ fn fstatfs(call: &mut Call<'_>) -> SysResult {
     call.write(call.args[1], &found)?;
     Ok(0)
 }
-

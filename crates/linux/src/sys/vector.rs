@@ -44,7 +44,8 @@ impl Vector {
         let mut total: u64 = 0;
         for part in bytes.chunks_exact(size_of::<Part>()) {
             let part = Part::read_from_bytes(part).map_err(|_| Errno::EFAULT)?;
-            total = total.checked_add(part.length).filter(|total| i64::try_from(*total).is_ok()).ok_or(Errno::EINVAL)?;
+            total =
+                total.checked_add(part.length).filter(|total| i64::try_from(*total).is_ok()).ok_or(Errno::EINVAL)?;
             vector.push(part, limit);
         }
         Ok(vector)

@@ -88,7 +88,8 @@ impl Proc {
             _ => libc::S_IFREG | 0o444,
         };
         let started = kernel.files.started();
-        let credentials = self.owner().and_then(|owner| kernel.processes.get(&owner.pid)).map(|process| &process.credentials);
+        let credentials =
+            self.owner().and_then(|owner| kernel.processes.get(&owner.pid)).map(|process| &process.credentials);
         Ok(Metadata {
             device: device_number(0, DEVICE_MINOR),
             inode: self.inode(),
@@ -123,7 +124,9 @@ impl Proc {
             Proc::OwnProcess => (2, 0),
             Proc::OwnThread => (3, 0),
             Proc::OwnMounts => (14, 0),
-            Proc::SystemDirectory(path) => (4, system::FILES.iter().position(|file| file.path.starts_with(path)).unwrap_or(0)),
+            Proc::SystemDirectory(path) => {
+                (4, system::FILES.iter().position(|file| file.path.starts_with(path)).unwrap_or(0))
+            }
             Proc::System(index) => (5, index),
             Proc::Process(_) => (6, 0),
             Proc::Tasks(_) => (7, 0),
@@ -173,12 +176,8 @@ impl Proc {
             Proc::Tasks(pid) => number(name)
                 .filter(|tid| kernel.threads.get(tid).is_some_and(|thread| thread.pid == pid))
                 .map(|tid| Proc::Process(Owner { pid, tid: Some(tid) })),
-            Proc::Descriptors(owner) => {
-                descriptor(kernel, owner, name)?.map(|fd| Proc::Descriptor(owner, fd))
-            }
-            Proc::DescriptorInfos(owner) => {
-                descriptor(kernel, owner, name)?.map(|fd| Proc::DescriptorInfo(owner, fd))
-            }
+            Proc::Descriptors(owner) => descriptor(kernel, owner, name)?.map(|fd| Proc::Descriptor(owner, fd)),
+            Proc::DescriptorInfos(owner) => descriptor(kernel, owner, name)?.map(|fd| Proc::DescriptorInfo(owner, fd)),
             _ => return Err(Errno::ENOTDIR),
         })
     }
@@ -240,7 +239,11 @@ impl Proc {
         let children: Vec<Proc> = match self {
             Proc::Root => {
                 let processes = kernel.processes.keys().map(|pid| Proc::Process(Owner { pid: *pid, tid: None }));
-                [Proc::OwnProcess, Proc::OwnThread, Proc::OwnMounts].into_iter().chain(system::children("")).chain(processes).collect()
+                [Proc::OwnProcess, Proc::OwnThread, Proc::OwnMounts]
+                    .into_iter()
+                    .chain(system::children(""))
+                    .chain(processes)
+                    .collect()
             }
             Proc::SystemDirectory(path) => system::children(path),
             Proc::Process(owner) => process::children(owner),
