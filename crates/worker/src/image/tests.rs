@@ -324,7 +324,7 @@ fn damaged_and_foreign_container_images_are_refused() {
     refuse("is longer than", &|root| fs::write(root.join("index.json"), vec![b' '; 5 << 20]).unwrap());
     refuse("is not \"sha256:\"", &|root| edit(root, "index.json", "sha256:", "sha512:"));
     refuse("is not \"sha256:\"", &|root| {
-        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap()
+        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap();
     });
     refuse("no image for linux/amd64", &|root| fs::write(root.join("index.json"), r#"{"manifests":[]}"#).unwrap());
     refuse("its digest is", &|root| {
