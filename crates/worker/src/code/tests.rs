@@ -105,9 +105,9 @@ fn bad_zips_are_refused_clearly_and_leave_nothing() {
         ("no members", zip_of(&[]), "is empty"),
         ("parent", rename(&good, "file.name", "../escape"), "leads out of the archive"),
         ("parent inside", rename(&file("a/b/c/d"), "a/b/c/d", "a/../.."), "leads out of the archive"),
-        ("absolute", rename(&good, "file.name", "/escape_1"), "is absolute"),
+        ("absolute", rename(&good, "file.name", "/escape_1"), "has an absolute path"),
         ("backslash", rename(&good, "file.name", "dir\\escap"), "has a backslash"),
-        ("NUL", rename(&good, "file.name", "file\0name"), "contains a NUL"),
+        ("NUL", rename(&good, "file.name", "file\0name"), "has a NUL"),
         ("twice", rename(&two, "file.two", "file.one"), "is there twice"),
         (
             "twice, spelled differently",
