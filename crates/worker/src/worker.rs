@@ -327,7 +327,7 @@ impl Shared {
             let wake_at = {
                 let mut state = self.lock();
                 if state.scheduler.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
-                    self.change(&mut state, |scheduler, now, effects| scheduler.tick(now, effects));
+                    self.change(&mut state, Scheduler::tick);
                 }
                 state.armed_at = state.scheduler.wake_at();
                 state.armed_at

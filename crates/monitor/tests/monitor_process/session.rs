@@ -37,7 +37,7 @@ fn a_program_prints_and_ends() {
     start.environment.push(("NAME".into(), "you".into()));
     environment.start(start);
     let (log, message) = environment.receive_with_log();
-    assert_eq!(log, "hello you\nto stderr\n");
+    assert_eq!(log, "to stderr\nhello you\n", "standard output is no terminal, so it is buffered to the end");
     let ToWorker::Exited { cause, usage } = message else { panic!("{message:?}") };
     assert_eq!(cause, ExitCause::Status(3));
     assert!(usage.memory_peak_bytes > 0 && usage.exits > 0 && usage.cpu_us > 0, "{usage:?}");
@@ -146,8 +146,8 @@ fn what_cannot_start_says_why() {
     for (start, expected) in [
         (start(&[]), "no program was given"),
         (start(&["nonexistent"]), "nonexistent: not found in any directory of PATH (/usr/bin:/bin) inside the guest"),
-        (start(&["/nonexistent"]), "/nonexistent cannot be executed inside the guest: No such file"),
-        (start(&["/etc/passwd"]), "/etc/passwd cannot be executed inside the guest: Permission denied"),
+        (start(&["/nonexistent"]), "cannot run `/nonexistent`: no such file"),
+        (start(&["/etc/passwd"]), "cannot run `/etc/passwd`: not an executable file"),
         (no_memory, "the memory size in MiB is 0, which is not between 1 and 10240"),
         (no_root, "/nonexistent"),
     ] {

@@ -171,7 +171,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     forged[148] ^= 1;
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("parent", tar(&[("../escape", FILE, 0o644, "x")]), "leads out"),
-        ("absolute", tar(&[("/escape", FILE, 0o644, "x")]), "is absolute"),
+        ("absolute", tar(&[("/escape", FILE, 0o644, "x")]), "has an absolute path"),
         ("through a link", tar(&[("l", SYMLINK, 0, "../../.."), ("l/escape/x/y", FILE, 0, "x")]), ""),
         ("link to outside", tar(&[("l", HARD_LINK, 0, "../../../etc/passwd")]), "leads out"),
         ("link to nothing", tar(&[("l", HARD_LINK, 0, "absent")]), "cannot write"),
@@ -324,7 +324,7 @@ fn damaged_and_foreign_container_images_are_refused() {
     refuse("is longer than", &|root| fs::write(root.join("index.json"), vec![b' '; 5 << 20]).unwrap());
     refuse("is not \"sha256:\"", &|root| edit(root, "index.json", "sha256:", "sha512:"));
     refuse("is not \"sha256:\"", &|root| {
-        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap()
+        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap();
     });
     refuse("no image for linux/amd64", &|root| fs::write(root.join("index.json"), r#"{"manifests":[]}"#).unwrap());
     refuse("its digest is", &|root| {
