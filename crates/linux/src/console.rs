@@ -2,6 +2,7 @@
 //! it reads was put here by the monitor.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::notifier::{Beacon, Notifier};
 
@@ -27,13 +28,21 @@ pub struct Console {
     output_bytes: usize,
     input: VecDeque<u8>,
     is_input_closed: bool,
+    is_input_wanted: AtomicBool,
 }
 
 impl Console {
     /// An empty console whose input is still open.
     pub fn new(notifier: &Notifier) -> Self {
         let beacon = Beacon::new(notifier);
-        Self { beacon, output: VecDeque::new(), output_bytes: 0, input: VecDeque::new(), is_input_closed: false }
+        Self {
+            beacon,
+            output: VecDeque::new(),
+            output_bytes: 0,
+            input: VecDeque::new(),
+            is_input_closed: false,
+            is_input_wanted: AtomicBool::new(false),
+        }
     }
 
     /// Rings when output is taken away and when input arrives or ends.
@@ -82,6 +91,7 @@ impl Console {
     pub fn push_input(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.input_room());
         self.input.extend(bytes);
+        self.is_input_wanted.store(false, Ordering::Relaxed);
         self.beacon.ring();
     }
 
@@ -94,10 +104,21 @@ impl Console {
     /// Takes up to `length` bytes of input. `None`: nothing now, more may come. Empty: end of input.
     pub fn read(&mut self, length: usize) -> Option<Vec<u8>> {
         if self.input.is_empty() && !self.is_input_closed {
+            self.want_input();
             return None;
         }
         let taken = length.min(self.input.len());
         Some(self.input.drain(..taken).collect())
+    }
+
+    /// Somebody waits for input.
+    pub fn want_input(&self) {
+        self.is_input_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has begun to wait for input since the last came, and more may come.
+    pub fn is_input_wanted(&self) -> bool {
+        self.is_input_wanted.load(Ordering::Relaxed) && self.input.is_empty() && !self.is_input_closed
     }
 
     /// Bytes that can be read now.
