@@ -27,6 +27,7 @@ mod probe;
 mod quiesce;
 mod space;
 mod system_pages;
+mod timestamp;
 mod user_context;
 mod vcpu;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use calypte_platform::{AddressSpace, Machine, Memory, PlatformError, Vcpu};
+use calypte_platform::{AddressSpace, Machine, Memory, PlatformError, Timestamp, Vcpu};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -17,6 +17,7 @@ use crate::probe::open_device;
 use crate::quiesce::VcpuSet;
 use crate::space::KvmAddressSpace;
 use crate::system_pages::SystemPages;
+use crate::timestamp;
 use crate::vcpu::KvmVcpu;
 
 /// Page tables a machine may use besides those in proportion to its memory: several processes with sparse mappings.
@@ -78,6 +79,7 @@ struct MachineHandle(Arc<KvmMachine>);
 
 /// A machine without frames, address spaces or virtual CPUs.
 pub fn create_machine(config: &Config) -> Result<Arc<dyn Machine>, PlatformError> {
+    timestamp::start_measuring();
     let kvm = open_device().map_err(|error| host_error("open /dev/kvm", io::Error::other(error)))?;
     let vm = Arc::new(kvm.create_vm().map_err(ioctl_error("KVM_CREATE_VM"))?);
     let table_slots = kvm.get_nr_memslots() as u32 - TABLE_SLOT;
@@ -140,5 +142,9 @@ impl Machine for MachineHandle {
 
     fn user_end(&self) -> u64 {
         USER_END
+    }
+
+    fn timestamp(&self) -> Option<Timestamp> {
+        timestamp::read()
     }
 }

@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::kernel::Kernel;
 use crate::outcome::Woken;
 use crate::process::{Pid, Process};
+use crate::thread::Thread;
 use crate::waits::Tid;
 
 /// Longest path, with its final zero (`PATH_MAX`).
@@ -31,6 +32,11 @@ impl Call<'_> {
     /// The calling process.
     pub fn process(&mut self) -> &mut Process {
         self.kernel.processes.get_mut(&self.pid).expect("a calling thread has a process")
+    }
+
+    /// The calling thread.
+    pub fn thread(&mut self) -> &mut Thread {
+        self.kernel.threads.get_mut(&self.tid).expect("a calling thread exists")
     }
 
     /// An argument that is a C `int`: the upper half of the register is ignored, as Linux does.

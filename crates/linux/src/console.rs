@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::outcome::ObjectId;
+use crate::notifier::{Beacon, Notifier};
 
 /// Most bytes of output that wait for the monitor; a writer blocks beyond.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
@@ -22,8 +22,7 @@ pub enum Stream {
 /// The two directions.
 #[derive(Debug)]
 pub struct Console {
-    /// Notified when output is taken away or input arrives.
-    pub object: ObjectId,
+    beacon: Beacon,
     output: VecDeque<(Stream, Vec<u8>)>,
     output_bytes: usize,
     input: VecDeque<u8>,
@@ -32,8 +31,14 @@ pub struct Console {
 
 impl Console {
     /// An empty console whose input is still open.
-    pub fn new(object: ObjectId) -> Self {
-        Self { object, output: VecDeque::new(), output_bytes: 0, input: VecDeque::new(), is_input_closed: false }
+    pub fn new(notifier: &Notifier) -> Self {
+        let beacon = Beacon::new(notifier);
+        Self { beacon, output: VecDeque::new(), output_bytes: 0, input: VecDeque::new(), is_input_closed: false }
+    }
+
+    /// Rings when output is taken away and when input arrives or ends.
+    pub fn beacon(&self) -> &Beacon {
+        &self.beacon
     }
 
     /// Bytes that a writer may add now.
@@ -54,8 +59,11 @@ impl Console {
         taken
     }
 
-    /// The monitor takes all output away; it must notify [`Console::object`] afterwards.
+    /// The monitor takes all output away.
     pub fn take_output(&mut self) -> Vec<(Stream, Vec<u8>)> {
+        if self.output_bytes > 0 {
+            self.beacon.ring();
+        }
         self.output_bytes = 0;
         std::mem::take(&mut self.output).into()
     }
@@ -70,15 +78,17 @@ impl Console {
         INPUT_BYTES_MAX - self.input.len()
     }
 
-    /// The monitor adds input, at most [`Console::input_room`] bytes; it must notify [`Console::object`] afterwards.
+    /// The monitor adds input, at most [`Console::input_room`] bytes.
     pub fn push_input(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.input_room());
         self.input.extend(bytes);
+        self.beacon.ring();
     }
 
     /// No more input will come.
     pub fn close_input(&mut self) {
         self.is_input_closed = true;
+        self.beacon.ring();
     }
 
     /// Takes up to `length` bytes of input. `None`: nothing now, more may come. Empty: end of input.
@@ -88,6 +98,11 @@ impl Console {
         }
         let taken = length.min(self.input.len());
         Some(self.input.drain(..taken).collect())
+    }
+
+    /// Bytes that can be read now.
+    pub fn input_length(&self) -> usize {
+        self.input.len()
     }
 
     /// Whether a read would not block.

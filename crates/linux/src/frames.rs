@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE};
+use parking_lot::Mutex;
 
 use crate::errno::Errno;
 
@@ -30,6 +31,19 @@ pub struct Frames {
     used: [u32; 2],
     limit: [u32; 2],
     peak: u32,
+    dropped: DroppedFrames,
+}
+
+/// Frames that were owned by something dropped where the allocator was out of reach (the last descriptor of a removed
+/// file). They are released when the allocator is used next.
+#[derive(Debug, Clone, Default)]
+pub struct DroppedFrames(Arc<Mutex<Vec<Frame>>>);
+
+impl DroppedFrames {
+    /// Leaves frames to be released.
+    pub fn extend(&self, frames: impl IntoIterator<Item = Frame>) {
+        self.0.lock().extend(frames);
+    }
 }
 
 impl Frames {
@@ -42,6 +56,20 @@ impl Frames {
             used: [0; 2],
             limit: [memory_frames_max, tmp_frames_max],
             peak: 0,
+            dropped: DroppedFrames::default(),
+        }
+    }
+
+    /// Where owners that are dropped leave their frames.
+    pub fn dropped(&self) -> &DroppedFrames {
+        &self.dropped
+    }
+
+    /// Releases what [`Frames::dropped`] holds.
+    pub fn reclaim(&mut self) {
+        let frames = std::mem::take(&mut *self.dropped.0.lock());
+        for frame in frames {
+            self.release(frame);
         }
     }
 
@@ -52,6 +80,7 @@ impl Frames {
 
     /// Between one and `count` consecutive frames of zeros: as many as are at hand without searching.
     pub fn allocate_run(&mut self, count: u32, charge: Charge) -> Result<FrameRange, Errno> {
+        self.reclaim();
         let room = self.limit[charge as usize] - self.used[charge as usize];
         let wanted = count.min(room);
         if wanted == 0 {

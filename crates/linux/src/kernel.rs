@@ -1,20 +1,29 @@
 //! The state of one guest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use calypte_platform::Machine;
+use calypte_platform::{Access, Frame, Machine, PAGE_SIZE, Protection};
 
 use crate::clock::Clock;
-use crate::console::Console;
+use crate::console::{Console, Stream};
 use crate::errno::Errno;
 use crate::frames::Frames;
 use crate::fs::FileSystem;
-use crate::mm::AddressSpaces;
+use crate::limits::THREADS_MAX;
+use crate::mm::{AddressSpaces, Fault};
 use crate::net::Network;
 use crate::process::{Pid, Process};
-use crate::thread::Thread;
+use crate::sched::Scheduler;
+use crate::signal::{Info, Signal};
+use crate::thread::{Thread, ThreadState};
+use crate::vdso::Vdso;
 use crate::waits::{Tid, Waits};
+
+/// The first process's id. Not 1, which programs take for an `init` with duties.
+pub const FIRST_PID: Pid = 2;
+/// Ids are reused from the start beyond this one (`/proc/sys/kernel/pid_max`).
+pub const PID_MAX: u32 = 4_194_304;
 
 /// Everything a guest has. One lock guards it ([`crate::guest::Guest`]).
 pub struct Kernel {
@@ -30,8 +39,12 @@ pub struct Kernel {
     pub threads: BTreeMap<Tid, Thread>,
     /// Parked threads.
     pub waits: Waits,
+    /// Which thread runs where.
+    pub scheduler: Scheduler,
     /// The guest's clocks.
     pub clock: Clock,
+    /// Code that the monitor lends to programs.
+    pub vdso: Vdso,
     /// The tree of files: mounts, `/tmp`, `/dev`, `/proc`.
     pub files: FileSystem,
     /// Loopback sockets, Unix sockets, services.
@@ -42,6 +55,13 @@ pub struct Kernel {
     pub host_name: String,
     /// Set once: the guest has ended.
     pub exit: Option<GuestExit>,
+    /// Why, if the platform failed.
+    pub failure: Option<String>,
+    /// What the guest has cost.
+    pub statistics: Statistics,
+    /// Numbers of calls that were refused for want of an implementation: each is logged once.
+    pub(crate) unknown_calls: BTreeSet<u64>,
+    pub(crate) last_tid: Tid,
 }
 
 /// How the guest's first process has ended.
@@ -53,9 +73,37 @@ pub enum GuestExit {
     Signal(u8),
     /// Killed because its memory limit was reached.
     OutOfMemory,
+    /// The platform could not go on: [`Kernel::failure`] says why.
+    Failed,
+}
+
+/// What a guest has cost so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Returns from guest code to the monitor.
+    pub exits: u64,
+    /// Time in guest code, nanoseconds.
+    pub guest_ns: u64,
+    /// Page faults of guest code.
+    pub page_faults: u64,
 }
 
 impl Kernel {
+    /// Takes away what the guest has printed.
+    pub fn take_output(&mut self) -> Vec<(Stream, Vec<u8>)> {
+        self.console.take_output()
+    }
+
+    /// Adds input of the first program, at most [`Console::input_room`] bytes.
+    pub fn push_input(&mut self, bytes: &[u8]) {
+        self.console.push_input(bytes);
+    }
+
+    /// No more input will come.
+    pub fn close_input(&mut self) {
+        self.console.close_input();
+    }
+
     /// Copies from a process's memory, populating pages as needed. `EFAULT` if any byte may not be read.
     pub fn read_user(&mut self, pid: Pid, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
         let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
@@ -73,7 +121,7 @@ impl Kernel {
         let mut text = Vec::new();
         while text.len() < length_max {
             let at = address.checked_add(text.len() as u64).ok_or(Errno::EFAULT)?;
-            let to_page_end = calypte_platform::PAGE_SIZE - (at as usize % calypte_platform::PAGE_SIZE);
+            let to_page_end = PAGE_SIZE - (at as usize % PAGE_SIZE);
             let mut part = vec![0; to_page_end.min(length_max - text.len())];
             self.read_user(pid, at, &mut part)?;
             if let Some(end) = part.iter().position(|byte| *byte == 0) {
@@ -83,5 +131,115 @@ impl Kernel {
             text.append(&mut part);
         }
         Ok(None)
+    }
+
+    /// The frame behind an aligned word of a process's memory, and the offset in it.
+    pub fn locate_word(&mut self, pid: Pid, address: u64, is_write: bool) -> Result<(Frame, usize), Errno> {
+        if !address.is_multiple_of(4) {
+            return Err(Errno::EINVAL);
+        }
+        let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
+        self.spaces.locate(space, &mut self.frames, address, is_write)
+    }
+
+    /// A process that is known to exist.
+    pub fn process_mut(&mut self, pid: Pid) -> &mut Process {
+        self.processes.get_mut(&pid).expect("the caller has seen the process")
+    }
+
+    /// The threads of a process.
+    pub fn threads_of(&self, pid: Pid) -> Vec<Tid> {
+        self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| *tid).collect()
+    }
+
+    /// An unused id for a thread or process. `EAGAIN` when there are too many threads.
+    pub fn new_tid(&mut self) -> Result<Tid, Errno> {
+        if self.threads.len() as u64 >= THREADS_MAX {
+            return Err(Errno::EAGAIN);
+        }
+        loop {
+            self.last_tid = if self.last_tid >= PID_MAX { FIRST_PID + 1 } else { self.last_tid + 1 };
+            if !self.threads.contains_key(&self.last_tid) && !self.processes.contains_key(&self.last_tid) {
+                return Ok(self.last_tid);
+            }
+        }
+    }
+
+    /// Adds a thread, ready to run.
+    pub(crate) fn start_thread(&mut self, tid: Tid, thread: Thread) {
+        debug_assert_eq!(thread.state, ThreadState::Ready);
+        self.threads.insert(tid, thread);
+        self.scheduler.push_ready(tid);
+    }
+
+    /// Makes threads ready whose wait is over.
+    pub(crate) fn settle(&mut self) {
+        for (tid, why) in self.waits.take_woken() {
+            let Some(thread) = self.threads.get_mut(&tid) else { continue };
+            debug_assert_eq!(thread.state, ThreadState::Parked);
+            thread.woken = Some(why);
+            thread.state = ThreadState::Ready;
+            self.scheduler.push_ready(tid);
+        }
+    }
+
+    /// When something happens by itself: a wait times out, a timer expires.
+    pub(crate) fn next_event_ns(&self) -> Option<u64> {
+        let timers = self.processes.values().filter_map(|process| process.timers.next_ns());
+        timers.chain(self.waits.next_deadline_ns()).min()
+    }
+
+    /// Lets waits and timers expire that are due.
+    pub(crate) fn expire(&mut self) {
+        let Some(next) = self.next_event_ns() else { return };
+        let now_ns = self.clock.monotonic_ns();
+        if next > now_ns {
+            return;
+        }
+        self.waits.expire(now_ns);
+        let sent: Vec<(Pid, Option<Tid>, Info)> = self
+            .processes
+            .iter_mut()
+            .flat_map(|(pid, process)| process.timers.expire(now_ns).into_iter().map(|(tid, info)| (*pid, tid, info)))
+            .collect();
+        for (pid, tid, info) in sent {
+            // A full queue loses timer signals, as for Linux.
+            let _ = match tid {
+                Some(tid) => self.signal_thread(tid, info),
+                None => self.signal_process(pid, info),
+            };
+        }
+    }
+
+    /// Makes a thread's access to memory possible, or sends it the signal that Linux would.
+    pub(crate) fn page_fault(&mut self, tid: Tid, address: u64, access: Access) {
+        let Some(thread) = self.threads.get(&tid) else { return };
+        let pid = thread.pid;
+        let space = self.processes[&pid].space;
+        let needed = match access {
+            Access::Read => Protection::READ,
+            Access::Write => Protection::WRITE,
+            Access::Execute => Protection::EXECUTE,
+        };
+        let info = match self.spaces.space(space).fault(&mut self.frames, address, needed) {
+            Ok(()) => return,
+            Err(Fault::OutOfMemory) => return self.kill_for_memory(pid),
+            Err(Fault::NoArea) => Info::fault(Signal::SEGV, 1, address),
+            Err(Fault::NotAllowed) => Info::fault(Signal::SEGV, 2, address),
+            Err(Fault::NoContent) => Info::fault(Signal::BUS, 2, address),
+        };
+        self.force_signal(tid, info);
+    }
+
+    /// What Linux's out-of-memory killer does.
+    pub(crate) fn kill_for_memory(&mut self, pid: Pid) {
+        self.end_process(pid, GuestExit::OutOfMemory);
+    }
+
+    /// Ends a process. There is only the first yet, so the guest ends; its threads are left as they are.
+    pub fn end_process(&mut self, pid: Pid, exit: GuestExit) {
+        debug_assert_eq!(pid, FIRST_PID);
+        self.exit.get_or_insert(exit);
+        self.scheduler.kick_all();
     }
 }

@@ -18,12 +18,33 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod clock;
 pub mod console;
+pub mod credentials;
+pub mod elf;
 pub mod errno;
+pub mod exec;
+pub mod file;
 pub mod frames;
+pub mod fs;
+pub mod guest;
 pub mod kernel;
+pub mod limits;
+pub mod mm;
+pub mod net;
+pub mod notifier;
 pub mod outcome;
+pub mod process;
+pub mod random;
+pub mod sched;
 pub mod service;
+pub mod signal;
+mod signal_frame;
 pub mod sys;
 pub mod table;
+pub mod thread;
+pub mod timers;
+pub mod vcpu;
+pub mod vdso;
+pub mod version;
 pub mod waits;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::notifier::Notifier;
 use crate::outcome::{ObjectId, Wait, WaitKey, Woken};
 
 /// A guest thread's id, as `gettid` returns it.
@@ -14,14 +15,18 @@ pub struct Waits {
     queues: BTreeMap<WaitKey, Vec<Tid>>,
     deadlines: BTreeSet<(u64, Tid)>,
     woken: Vec<(Tid, Woken)>,
-    last_object: u64,
+    notifier: Notifier,
 }
 
 impl Waits {
     /// An identity for a new object.
     pub fn new_object(&mut self) -> ObjectId {
-        self.last_object += 1;
-        ObjectId(self.last_object)
+        self.notifier.new_object()
+    }
+
+    /// Where objects ring that do not hold the kernel.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
     }
 
     /// Parks a thread.
@@ -82,6 +87,14 @@ impl Waits {
         chosen.len()
     }
 
+    /// Makes a thread that waits for `from` wait for `to` instead, at the end of its queue.
+    pub fn requeue(&mut self, tid: Tid, from: WaitKey, to: WaitKey) {
+        if let Some(mut wait) = self.unpark(tid) {
+            wait.keys.iter_mut().filter(|key| **key == from).for_each(|key| *key = to);
+            self.park(tid, wait);
+        }
+    }
+
     /// Threads that wait for `key`, in the order in which they came.
     pub fn waiters(&self, key: WaitKey) -> &[Tid] {
         self.queues.get(&key).map_or(&[], Vec::as_slice)
@@ -92,13 +105,15 @@ impl Waits {
         self.parked.get(&tid)
     }
 
-    /// The earliest deadline of any parked thread.
+    /// The earliest deadline of any parked thread, or alarm of any object.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+        deadline.into_iter().chain(self.notifier.next_alarm_ns()).min()
     }
 
-    /// Ends the waits whose deadline is not after `now_ns`.
+    /// Ends the waits whose deadline is not after `now_ns`, and rings the objects whose alarm is not.
     pub fn expire(&mut self, now_ns: u64) {
+        self.notifier.expire(now_ns);
         while let Some((deadline, tid)) = self.deadlines.first().copied()
             && deadline <= now_ns
         {
@@ -108,12 +123,15 @@ impl Waits {
 
     /// The threads woken since the last call, in order.
     pub fn take_woken(&mut self) -> Vec<(Tid, Woken)> {
+        for object in self.notifier.take_rung() {
+            self.notify(object);
+        }
         std::mem::take(&mut self.woken)
     }
 
-    /// Whether [`Waits::take_woken`] would give any.
+    /// Whether [`Waits::take_woken`] may give any.
     pub fn has_woken(&self) -> bool {
-        !self.woken.is_empty()
+        !self.woken.is_empty() || self.notifier.has_rung()
     }
 }
 

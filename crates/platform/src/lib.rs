@@ -65,6 +65,18 @@ pub trait Machine: Send + Sync {
     fn reserved(&self) -> std::ops::Range<u64>;
     /// One past the highest address that guest mappings may use.
     fn user_end(&self) -> u64;
+    /// The counter that guest code reads with `rdtsc`, now. `None` where it is no clock: it stops, changes speed or
+    /// differs between virtual CPUs.
+    fn timestamp(&self) -> Option<Timestamp>;
+}
+
+/// A reading of the time-stamp counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timestamp {
+    /// What the counter shows.
+    pub ticks: u64,
+    /// How fast it counts. Not zero; precise to a few millionths.
+    pub ticks_per_ms: u64,
 }
 
 /// The guest's frames. All methods may be called while virtual CPUs run: copies are made byte by byte in an

@@ -1,0 +1,74 @@
+//! The host's time-stamp counter, which virtual CPUs show to their guests unchanged.
+
+use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use calypte_platform::Timestamp;
+
+/// Shortest time over which the counter's speed is measured: an error of 50 ns at either end is 200 millionths of it.
+const MEASURE_MIN: Duration = Duration::from_micros(500);
+
+/// Begins to measure the counter's speed; the longer before the first [`read`], the better the measurement. A process
+/// forked later goes on with the same measurement.
+pub(crate) fn start_measuring() {
+    begin();
+}
+
+/// A counter value and the time of it.
+fn begin() -> (u64, Instant) {
+    static BEGIN: OnceLock<(u64, Instant)> = OnceLock::new();
+    *BEGIN.get_or_init(|| (counter(), Instant::now()))
+}
+
+/// The counter now. `None` if it stops or changes speed with the processor's power states.
+pub(crate) fn read() -> Option<Timestamp> {
+    static TICKS_PER_MS: OnceLock<Option<u64>> = OnceLock::new();
+    let ticks_per_ms = (*TICKS_PER_MS.get_or_init(|| is_invariant().then(measure)))?;
+    Some(Timestamp { ticks: counter(), ticks_per_ms })
+}
+
+fn counter() -> u64 {
+    // SAFETY: every 64-bit x86 processor has the instruction.
+    unsafe { _rdtsc() }
+}
+
+fn measure() -> u64 {
+    let (begin_ticks, begin_time) = begin();
+    loop {
+        let elapsed = begin_time.elapsed();
+        let ticks = counter() - begin_ticks;
+        if elapsed >= MEASURE_MIN {
+            let per_ms = u128::from(ticks) * 1_000_000 / elapsed.as_nanos();
+            return u64::try_from(per_ms).unwrap_or(u64::MAX).max(1);
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// AMD64 Architecture Programmer's Manual, volume 3, appendix E.4.5: function 8000_0007h, EDX bit 8.
+fn is_invariant() -> bool {
+    const POWER_MANAGEMENT: u32 = 0x8000_0007;
+    __cpuid(0x8000_0000).eax >= POWER_MANAGEMENT && __cpuid(POWER_MANAGEMENT).edx & (1 << 8) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_is_as_fast_as_measured() {
+        let Some(before) = read() else {
+            eprintln!("SKIP the_counter_is_as_fast_as_measured: this processor's time-stamp counter is not invariant");
+            return;
+        };
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(5) {
+            std::hint::spin_loop();
+        }
+        let elapsed_ns = begin.elapsed().as_nanos() as f64;
+        let ticks = read().expect("as before").ticks - before.ticks;
+        let ratio = ticks as f64 * 1e6 / before.ticks_per_ms as f64 / elapsed_ns;
+        assert!((0.99..1.01).contains(&ratio), "{ratio}");
+    }
+}

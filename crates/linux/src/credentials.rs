@@ -1,0 +1,30 @@
+//! Who a process is: `credentials(7)`.
+
+/// Most supplementary groups (Linux's `NGROUPS_MAX` is 65,536; ours bounds what a call copies).
+pub const GROUPS_MAX: usize = 64;
+
+/// User and group ids. Zero by default: the guest's root, which is nobody on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Real user id.
+    pub uid: u32,
+    /// Effective user id; file permissions are checked against it.
+    pub uid_effective: u32,
+    /// Saved user id.
+    pub uid_saved: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Effective group id.
+    pub gid_effective: u32,
+    /// Saved group id.
+    pub gid_saved: u32,
+    /// Supplementary groups, at most [`GROUPS_MAX`].
+    pub groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Whether files of a group are used with the group's permissions.
+    pub fn is_member(&self, gid: u32) -> bool {
+        self.gid_effective == gid || self.groups.contains(&gid)
+    }
+}

@@ -1,0 +1,257 @@
+//! One guest, as the monitor handles it: make it, start its first program, lend it threads to run on, watch it end.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::clock::Clock;
+use crate::console::Console;
+use crate::errno::Errno;
+use crate::exec;
+use crate::file;
+use crate::frames::Frames;
+use crate::fs::walk::{Follow, Walker};
+use crate::fs::{FileSystem, FileSystemConfig, MountError};
+use crate::kernel::{FIRST_PID, GuestExit, Kernel, Statistics};
+use crate::mm::AddressSpaces;
+use crate::net::Network;
+use crate::process::Process;
+use crate::sched::Scheduler;
+use crate::service::LoopbackService;
+use crate::thread::{Fpu, Thread};
+use crate::vdso::Vdso;
+use crate::waits::Waits;
+
+/// Most virtual CPUs of a guest.
+pub const VCPUS_MAX: usize = 64;
+/// Frames that a guest may use beyond its memory size: vDSO, stacks of the start.
+const EXTRA_FRAMES: u32 = 16;
+
+/// What a guest is made of.
+pub struct GuestConfig {
+    /// Memory size, MiB.
+    pub memory_mib: u32,
+    /// Size of `/tmp`, MiB.
+    pub tmp_mib: u32,
+    /// Directories of the host and where the guest sees them, read-only.
+    pub mounts: Vec<(String, OwnedFd)>,
+    /// Host name.
+    pub host_name: String,
+    /// Virtual CPUs, 1 to [`VCPUS_MAX`].
+    pub vcpu_count: usize,
+    /// Services on ports of 127.0.0.1.
+    pub services: Vec<(u16, Box<dyn LoopbackService>)>,
+    /// Who is told of what the guest does.
+    pub observer: Arc<dyn Observer>,
+}
+
+/// The monitor's side of a guest.
+pub trait Observer: Send + Sync {
+    /// The guest may have printed something, said something to a service, begun to wait for input, or ended. Called with
+    /// the kernel locked, by the thread of a virtual CPU after each system call: it must be quick and not block.
+    fn progress(&self, kernel: &mut Kernel);
+}
+
+/// Why a guest could not be made or its first program not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The tree of files.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The platform.
+    #[error("the guest cannot be set up")]
+    Platform(#[from] PlatformError),
+    /// No memory for the guest's own first pages.
+    #[error("the memory size of {memory_mib} MiB is too small")]
+    Memory {
+        /// The size asked for.
+        memory_mib: u32,
+    },
+    /// The first program.
+    #[error("cannot run `{program}`: {}", explain(*errno))]
+    Program {
+        /// Its path.
+        program: String,
+        /// What `execve` would have said.
+        errno: Errno,
+    },
+}
+
+fn explain(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "no such file, or its interpreter does not exist",
+        Errno::EACCES => "not an executable file",
+        Errno::ENOEXEC => "not a program for x86-64 Linux",
+        Errno::ELIBBAD => "its interpreter is not a program for x86-64 Linux",
+        Errno::E2BIG => "its arguments and environment are too long",
+        Errno::ENOMEM => "the memory size is too small for it",
+        Errno::ENOTDIR => "a part of the path, or the working directory, is not a directory",
+        other => other.name(),
+    }
+}
+
+/// One guest. Shared by the threads that run its virtual CPUs and those that move its input and output.
+///
+/// Lock order: there is one lock, the kernel's.
+pub struct Guest {
+    kernel: Mutex<Kernel>,
+    /// Virtual CPUs without a thread to run sleep here.
+    pub(crate) work: Condvar,
+    /// The ticker sleeps here.
+    pub(crate) ticker: Condvar,
+    /// Those sleep here who wait for the end.
+    ended: Condvar,
+    observer: Arc<dyn Observer>,
+}
+
+/// The kernel, locked by the monitor. When it is given back, guest threads that the monitor's changes have woken run.
+pub struct KernelGuard<'g> {
+    guest: &'g Guest,
+    kernel: MutexGuard<'g, Kernel>,
+}
+
+impl std::ops::Deref for KernelGuard<'_> {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        &self.kernel
+    }
+}
+
+impl std::ops::DerefMut for KernelGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+}
+
+impl Drop for KernelGuard<'_> {
+    fn drop(&mut self) {
+        if self.kernel.exit.is_some() || self.kernel.waits.has_woken() {
+            self.guest.work.notify_all();
+            self.guest.ticker.notify_all();
+        }
+        if self.kernel.exit.is_some() {
+            self.guest.ended.notify_all();
+        }
+    }
+}
+
+impl Guest {
+    /// A guest without a program.
+    pub fn new(machine: Arc<dyn Machine>, config: GuestConfig) -> Result<Arc<Self>, GuestError> {
+        assert!((1..=VCPUS_MAX).contains(&config.vcpu_count), "a guest has 1 to {VCPUS_MAX} virtual CPUs");
+        let frames_of = |mib: u32| mib.saturating_mul(((1 << 20) / PAGE_SIZE) as u32);
+        let memory_frames = frames_of(config.memory_mib).saturating_add(EXTRA_FRAMES);
+        let mut frames = Frames::new(machine.memory(), memory_frames, frames_of(config.tmp_mib));
+        let mut clock = Clock::new(machine.clone());
+        let vdso =
+            Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
+        let waits = Waits::default();
+        let console = Console::new(waits.notifier());
+        let file_config = FileSystemConfig {
+            mounts: config.mounts,
+            vcpu_count: config.vcpu_count as u32,
+            started: crate::fs::metadata::Time::from_ns(clock.realtime_ns()),
+        };
+        let files = FileSystem::new(file_config, &frames)?;
+        let kernel = Kernel {
+            machine,
+            frames,
+            spaces: AddressSpaces::default(),
+            processes: Default::default(),
+            threads: Default::default(),
+            network: Network::new(config.services, waits.notifier()),
+            waits,
+            scheduler: Scheduler::new(config.vcpu_count),
+            clock,
+            vdso,
+            files,
+            console,
+            host_name: config.host_name,
+            exit: None,
+            failure: None,
+            statistics: Statistics::default(),
+            unknown_calls: Default::default(),
+            last_tid: FIRST_PID,
+        };
+        Ok(Arc::new(Self {
+            kernel: Mutex::new(kernel),
+            work: Condvar::new(),
+            ticker: Condvar::new(),
+            ended: Condvar::new(),
+            observer: config.observer,
+        }))
+    }
+
+    /// Starts the first program: `program` is a path in the guest, `arguments` begin with its name.
+    pub fn spawn_first(
+        &self,
+        program: &[u8],
+        arguments: Vec<Vec<u8>>,
+        environment: &[Vec<u8>],
+        cwd: &[u8],
+    ) -> Result<(), GuestError> {
+        let fail = |errno| GuestError::Program { program: String::from_utf8_lossy(program).into_owned(), errno };
+        let mut guard = self.lock();
+        let kernel = &mut *guard;
+        let machine = kernel.machine.clone();
+        let space = kernel.spaces.create(&*machine)?;
+        let root = kernel.files.root();
+        let started_ns = kernel.clock.monotonic_ns();
+        let process = Process::new(FIRST_PID, space, file::standard_streams(), root, started_ns);
+        kernel.processes.insert(FIRST_PID, process);
+        let directory = Walker::new(kernel, FIRST_PID)
+            .and_then(|walker| walker.existing(&kernel.files.root(), cwd, Follow::Yes))
+            .and_then(|found| if found.is_directory() { Ok(found) } else { Err(Errno::ENOTDIR) })
+            .map_err(fail)?;
+        kernel.process_mut(FIRST_PID).cwd = directory;
+        let loaded = exec::load(kernel, FIRST_PID, program, arguments, environment).map_err(fail)?;
+        kernel.spaces.destroy(space, &mut kernel.frames);
+        let process = kernel.process_mut(FIRST_PID);
+        process.space = loaded.space;
+        process.program = loaded.facts;
+        let mut thread = Thread::new(FIRST_PID, loaded.registers, Fpu::Initial);
+        thread.set_name(&loaded.name);
+        kernel.start_thread(FIRST_PID, thread);
+        self.work.notify_all();
+        Ok(())
+    }
+
+    /// The kernel, for the monitor.
+    pub fn lock(&self) -> KernelGuard<'_> {
+        KernelGuard { guest: self, kernel: self.kernel.lock() }
+    }
+
+    /// The kernel, for a virtual CPU's thread, which looks after sleepers itself.
+    pub(crate) fn lock_kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock()
+    }
+
+    /// Tells the monitor that something may have changed.
+    pub(crate) fn report(&self, kernel: &mut Kernel) {
+        self.observer.progress(kernel);
+        if kernel.exit.is_some() {
+            self.ended.notify_all();
+        }
+    }
+
+    /// Ends the guest now.
+    pub fn kill(&self, exit: GuestExit) {
+        let mut kernel = self.lock();
+        kernel.exit.get_or_insert(exit);
+        kernel.scheduler.kick_all();
+    }
+
+    /// Waits for the guest's end.
+    pub fn wait_exit(&self) -> GuestExit {
+        let mut kernel = self.kernel.lock();
+        loop {
+            if let Some(exit) = kernel.exit {
+                return exit;
+            }
+            self.ended.wait(&mut kernel);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Filling pages on demand: for page faults of the guest and for copies by the monitor.
+
+use calypte_platform::{Frame, FrameRange, PAGE_SIZE, Protection};
+
+use super::area::{Area, Backing};
+use super::{Space, page_of};
+use crate::errno::Errno;
+use crate::file::Mapping;
+use crate::frames::{Charge, Frames};
+
+/// Pages filled around a first touch: 64 KiB, as Linux's `fault_around_bytes`. A fault costs an exit (26 µs where exits
+/// are dear), an additional page a tenth of that.
+const PAGES_AROUND: u64 = 16;
+/// Most pages filled by one fault of a run of faults that goes upwards.
+const PAGES_AHEAD_MAX: u64 = 512;
+
+/// Why an access cannot be made good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// No area there (`SEGV_MAPERR`).
+    NoArea,
+    /// The area does not allow it (`SEGV_ACCERR`).
+    NotAllowed,
+    /// A page past the end of the mapped file, or one that cannot be read (`SIGBUS`).
+    NoContent,
+    /// The memory limit is reached.
+    OutOfMemory,
+}
+
+impl Space {
+    /// Makes one access possible, and likely next ones.
+    pub(crate) fn fault(&mut self, frames: &mut Frames, address: u64, needed: Protection) -> Result<(), Fault> {
+        let (start, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+        if !area.protection.contains(needed) {
+            return Err(Fault::NotAllowed);
+        }
+        let page = page_of(address);
+        if self.pages.get(page).is_some() {
+            return Ok(()); // Another virtual CPU was faster.
+        }
+        let (first, end) = window(start, area, page);
+        let area = area.clone();
+        if let Some((_, area)) = self.areas.at_mut(address) {
+            area.fault_end = end;
+            area.fault_pages = end - first;
+        }
+        self.fill(frames, start, &area, page, page + 1)?;
+        // What lies around the page is a guess: no reason to fail if it cannot be had.
+        if self.fill(frames, start, &area, page + 1, end).is_ok() {
+            let _ = self.fill(frames, start, &area, first, page);
+        }
+        Ok(())
+    }
+
+    /// Backs the absent pages of `[first, end)`, which lie in `area`. On failure the ones before are backed.
+    pub(super) fn fill(
+        &mut self,
+        frames: &mut Frames,
+        start: u64,
+        area: &Area,
+        first: u64,
+        end: u64,
+    ) -> Result<(), Fault> {
+        let mut page = first;
+        while page < end {
+            let absent = self.pages.absent_from(page, end.min(page + PAGES_AHEAD_MAX));
+            if absent == 0 {
+                page += 1;
+                continue;
+            }
+            let count = match &area.backing {
+                Backing::Anonymous => self.fill_anonymous(frames, area, page, absent)?,
+                Backing::File { mapping, offset } => {
+                    let index = (offset / PAGE_SIZE as u64) + (page - page_of(start));
+                    self.fill_from_file(frames, area, page, absent, mapping, index)?
+                }
+                Backing::Monitor => return Err(Fault::NoContent),
+            };
+            page += count;
+        }
+        Ok(())
+    }
+
+    fn fill_anonymous(&mut self, frames: &mut Frames, area: &Area, page: u64, wanted: u64) -> Result<u64, Fault> {
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
+        self.back(frames, page, range, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        Ok(u64::from(range.count))
+    }
+
+    fn fill_from_file(
+        &mut self,
+        frames: &mut Frames,
+        area: &Area,
+        page: u64,
+        wanted: u64,
+        mapping: &Mapping,
+        index: u64,
+    ) -> Result<u64, Fault> {
+        if area.is_shared
+            && let Some(frame) = mapping.shared_frame(index, frames).map_err(content_fault)?
+        {
+            frames.share(frame);
+            self.back(frames, page, FrameRange::one(frame), area.protection).map_err(|_| Fault::OutOfMemory)?;
+            return Ok(1);
+        }
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let mut range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
+        let read = read_pages(frames, mapping, index, range);
+        let filled = *read.as_ref().unwrap_or(&0);
+        if filled < range.count {
+            let unused = FrameRange { first: Frame(range.first.0 + filled), count: range.count - filled };
+            frames.release_run(unused);
+            range.count = filled;
+        }
+        if filled == 0 {
+            return Err(read.err().unwrap_or(Fault::NoContent));
+        }
+        self.back(frames, page, range, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        Ok(u64::from(filled))
+    }
+
+    /// Copies from the process. Protection is checked as for an access of its own.
+    pub(crate) fn read(&mut self, frames: &mut Frames, address: u64, buffer: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
+            let (frame, offset) = self.locate(frames, at, Protection::READ)?;
+            let count = (PAGE_SIZE - offset).min(buffer.len() - done);
+            frames.memory().copy_out(frame, offset, &mut buffer[done..done + count]);
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Copies to the process. Protection is checked as for an access of its own.
+    pub(crate) fn write(&mut self, frames: &mut Frames, address: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.write_checked(frames, address, bytes, Protection::WRITE)
+    }
+
+    /// Copies to the process pages that it may not write itself: for the program loader, into private pages only.
+    pub(crate) fn write_checked(
+        &mut self,
+        frames: &mut Frames,
+        address: u64,
+        bytes: &[u8],
+        needed: Protection,
+    ) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
+            let (frame, offset) = self.locate(frames, at, needed)?;
+            let count = (PAGE_SIZE - offset).min(bytes.len() - done);
+            frames.memory().copy_in(frame, offset, &bytes[done..done + count]);
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// The frame and offset behind an address that may be accessed so.
+    pub(crate) fn locate(
+        &mut self,
+        frames: &mut Frames,
+        address: u64,
+        needed: Protection,
+    ) -> Result<(Frame, usize), Fault> {
+        let (_, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+        if !area.protection.contains(needed) {
+            return Err(Fault::NotAllowed);
+        }
+        let page = page_of(address);
+        if self.pages.get(page).is_none() {
+            self.fault(frames, address, needed)?;
+        }
+        let frame = self.pages.get(page).expect("the fault has filled it");
+        Ok((frame, (address % PAGE_SIZE as u64) as usize))
+    }
+}
+
+/// Fills frames with consecutive pages of a file: how many lie (partly) before its end.
+fn read_pages(frames: &mut Frames, mapping: &Mapping, index: u64, range: FrameRange) -> Result<u32, Fault> {
+    let mut buffer = [0; PAGE_SIZE];
+    for (count, frame) in (0..).zip(range.iter()) {
+        let read = match mapping.read_page(index + u64::from(count), frames, &mut buffer) {
+            Ok(read) => read,
+            Err(_) if count > 0 => return Ok(count),
+            Err(errno) => return Err(content_fault(errno)),
+        };
+        if read == 0 {
+            return Ok(count);
+        }
+        frames.memory().copy_in(frame, 0, &buffer[..read]);
+    }
+    Ok(range.count)
+}
+
+fn content_fault(errno: Errno) -> Fault {
+    match errno {
+        Errno::ENOMEM | Errno::ENOSPC => Fault::OutOfMemory,
+        _ => Fault::NoContent,
+    }
+}
+
+/// The pages to fill for a fault on `page`: the aligned block around it, or, when faults go upwards through the area, twice
+/// as many as last time.
+fn window(start: u64, area: &Area, page: u64) -> (u64, u64) {
+    let (area_first, area_end) = (page_of(start), page_of(area.end));
+    if area.fault_end == page && area.fault_pages > 0 {
+        let pages = (area.fault_pages * 2).min(PAGES_AHEAD_MAX);
+        return (page, (page + pages).min(area_end));
+    }
+    let first = page / PAGES_AROUND * PAGES_AROUND;
+    (first.max(area_first), (first + PAGES_AROUND).min(area_end))
+}

@@ -1,0 +1,261 @@
+//! Memory of processes: areas ([`area`]), the pages behind them ([`pages`]), what fills pages on demand ([`fault`]) and the
+//! changes that `mmap` and its family make ([`change`]).
+//!
+//! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
+//! area's protection; it holds one reference to its frame.
+
+mod area;
+mod change;
+mod fault;
+mod pages;
+
+use std::collections::BTreeMap;
+
+use calypte_platform::{AddressSpace, Frame, FrameRange, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
+
+pub use area::AREAS_MAX;
+pub use change::{MapRequest, Placement, Source};
+pub use fault::Fault;
+
+use crate::errno::Errno;
+use crate::frames::Frames;
+use area::{Area, Areas, Backing};
+use pages::{Pages, Run};
+
+/// Lowest address that a process may map (`vm.mmap_min_addr`).
+pub const LOWEST_ADDRESS: u64 = 0x1_0000;
+
+/// The identity of an address space, unique within one guest for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpaceId(pub u32);
+
+/// The address spaces of all processes.
+#[derive(Default)]
+pub struct AddressSpaces {
+    spaces: BTreeMap<SpaceId, Space>,
+    last_id: u32,
+    /// Set when a copy to or from guest memory failed for want of memory; the kernel kills the process then.
+    out_of_memory: bool,
+}
+
+/// One process's memory.
+pub(crate) struct Space {
+    platform: Box<dyn AddressSpace>,
+    areas: Areas,
+    pages: Pages,
+    lowest: u64,
+    highest: u64,
+    mmap_top: u64,
+    break_start: u64,
+    break_end: u64,
+}
+
+/// A line of `/proc/<pid>/maps`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AreaDescription {
+    /// First address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// What may be done with it.
+    pub protection: Protection,
+    /// Whether writes are seen by others who map the same.
+    pub is_shared: bool,
+    /// Offset into the file, bytes.
+    pub offset: u64,
+    /// Device and inode of the file, zero without one.
+    pub device: u64,
+    /// See [`AreaDescription::device`].
+    pub inode: u64,
+    /// Path of the file, or a name such as `[heap]`, or nothing.
+    pub path: Vec<u8>,
+    /// Bytes of it that are in memory.
+    pub resident: u64,
+}
+
+impl AddressSpaces {
+    /// A new address space without areas.
+    pub fn create(&mut self, machine: &dyn Machine) -> Result<SpaceId, PlatformError> {
+        let reserved = machine.reserved();
+        let platform = machine.create_address_space()?;
+        self.last_id += 1;
+        let id = SpaceId(self.last_id);
+        // The platform's own pages lie at one end of the address space; what is left is the process's.
+        let (lowest, highest) = if reserved.start <= LOWEST_ADDRESS {
+            (reserved.end.max(LOWEST_ADDRESS).next_multiple_of(PAGE_SIZE as u64), machine.user_end())
+        } else {
+            (LOWEST_ADDRESS, machine.user_end().min(reserved.start))
+        };
+        let highest = highest / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let space = Space {
+            platform,
+            areas: Areas::default(),
+            pages: Pages::default(),
+            lowest,
+            highest,
+            mmap_top: highest,
+            break_start: 0,
+            break_end: 0,
+        };
+        self.spaces.insert(id, space);
+        Ok(id)
+    }
+
+    /// Ends an address space and frees what only it used.
+    pub fn destroy(&mut self, id: SpaceId, frames: &mut Frames) {
+        if let Some(mut space) = self.spaces.remove(&id) {
+            let runs = space.pages.remove(0, u64::MAX / PAGE_SIZE as u64);
+            drop(space);
+            release(frames, &runs);
+        }
+    }
+
+    pub(crate) fn space(&mut self, id: SpaceId) -> &mut Space {
+        self.spaces.get_mut(&id).expect("a process's address space exists")
+    }
+
+    /// What [`calypte_platform::Vcpu::run`] needs to run a thread in it.
+    pub fn token(&self, id: SpaceId) -> SpaceToken {
+        self.spaces[&id].platform.token()
+    }
+
+    /// Copies from a process's memory. `EFAULT` if any byte may not be read.
+    pub fn read(&mut self, id: SpaceId, frames: &mut Frames, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        let result = self.space(id).read(frames, address, buffer);
+        self.note(result)
+    }
+
+    /// Copies to a process's memory. `EFAULT` if any byte may not be written.
+    pub fn write(&mut self, id: SpaceId, frames: &mut Frames, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let result = self.space(id).write(frames, address, bytes);
+        self.note(result)
+    }
+
+    /// The frame behind an address that may be accessed so, and the offset in it. For words that several threads
+    /// change at once (futexes).
+    pub fn locate(
+        &mut self,
+        id: SpaceId,
+        frames: &mut Frames,
+        address: u64,
+        is_write: bool,
+    ) -> Result<(Frame, usize), Errno> {
+        let needed = if is_write { Protection::WRITE } else { Protection::READ };
+        let result = self.space(id).locate(frames, address, needed);
+        self.note(result)
+    }
+
+    fn note<T>(&mut self, result: Result<T, Fault>) -> Result<T, Errno> {
+        result.map_err(|fault| {
+            self.out_of_memory |= fault == Fault::OutOfMemory;
+            Errno::EFAULT
+        })
+    }
+
+    /// Whether a copy since the last call failed for want of memory.
+    pub(crate) fn take_out_of_memory(&mut self) -> bool {
+        std::mem::take(&mut self.out_of_memory)
+    }
+
+    /// The areas of an address space, in order, for `/proc`.
+    pub fn describe(&self, id: SpaceId) -> Vec<AreaDescription> {
+        self.spaces.get(&id).map_or_else(Vec::new, Space::describe)
+    }
+
+    /// Bytes of an address space that are in memory, and bytes of all its areas.
+    pub fn sizes(&self, id: SpaceId) -> (u64, u64) {
+        let Some(space) = self.spaces.get(&id) else { return (0, 0) };
+        (space.pages.count() * PAGE_SIZE as u64, space.size())
+    }
+}
+
+impl Space {
+    /// Bytes of all areas.
+    pub(crate) fn size(&self) -> u64 {
+        self.areas.iter().map(|(start, area)| area.end - start).sum()
+    }
+
+    /// One past the highest address that may be mapped.
+    pub(crate) fn highest(&self) -> u64 {
+        self.highest
+    }
+
+    /// Sets where `mmap` without an address begins to look, downwards.
+    pub(crate) fn set_mmap_top(&mut self, top: u64) {
+        self.mmap_top = top;
+    }
+
+    /// Sets where the heap that `brk` grows begins.
+    pub(crate) fn set_break(&mut self, start: u64) {
+        self.break_start = start;
+        self.break_end = start;
+    }
+
+    fn describe(&self) -> Vec<AreaDescription> {
+        self.areas.iter().map(|(start, area)| self.describe_area(start, area)).collect()
+    }
+
+    fn describe_area(&self, start: u64, area: &Area) -> AreaDescription {
+        let (offset, (device, inode), path) = match &area.backing {
+            Backing::File { mapping, offset } => (*offset, mapping.device_and_inode(), mapping.path().to_vec()),
+            _ => (0, (0, 0), area.name.as_bytes().to_vec()),
+        };
+        let resident =
+            self.pages.runs(page_of(start), page_of(area.end)).iter().map(|run| run.frames.count).sum::<u32>();
+        AreaDescription {
+            start,
+            end: area.end,
+            protection: area.protection,
+            is_shared: area.is_shared,
+            offset,
+            device,
+            inode,
+            path,
+            resident: u64::from(resident) * PAGE_SIZE as u64,
+        }
+    }
+
+    /// Maps `frames` behind the absent pages from `page` on. The caller's references become the address space's, or
+    /// are given back on failure.
+    fn back(
+        &mut self,
+        allocator: &mut Frames,
+        page: u64,
+        range: FrameRange,
+        protection: Protection,
+    ) -> Result<(), PlatformError> {
+        match self.platform.map(page * PAGE_SIZE as u64, range, protection) {
+            Ok(()) => {
+                self.pages.insert(page, range);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "guest pages cannot be mapped");
+                self.platform.unmap(page * PAGE_SIZE as u64, u64::from(range.count) * PAGE_SIZE as u64);
+                allocator.release_run(range);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the pages of `[start, end)` away and frees what nobody else uses.
+    fn drop_pages(&mut self, allocator: &mut Frames, start: u64, end: u64) {
+        let runs = self.pages.remove(page_of(start), page_of(end));
+        if runs.is_empty() {
+            return;
+        }
+        self.platform.unmap(start, end - start);
+        release(allocator, &runs);
+    }
+}
+
+fn release(frames: &mut Frames, runs: &[Run]) {
+    for run in runs.iter().rev() {
+        frames.release_run(run.frames);
+    }
+}
+
+/// The number of the page that holds an address; for an end that is page-aligned, one past the last page.
+fn page_of(address: u64) -> u64 {
+    address / PAGE_SIZE as u64
+}

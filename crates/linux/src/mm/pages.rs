@@ -1,0 +1,138 @@
+//! Which frame stands behind which page of an address space.
+
+use std::collections::BTreeMap;
+
+use calypte_platform::{Frame, FrameRange, PAGE_SIZE};
+
+/// Pages per chunk of the record: as many as one x86 page table covers.
+const CHUNK_PAGES: u64 = 512;
+const ABSENT: u32 = u32::MAX;
+
+struct Chunk {
+    frames: Box<[u32; CHUNK_PAGES as usize]>,
+    used: u16,
+}
+
+/// The monitor's own record of an address space's pages. Page numbers are addresses divided by the page size. Cheap for
+/// huge reservations: only chunks that hold a page exist.
+#[derive(Default)]
+pub(super) struct Pages {
+    chunks: BTreeMap<u64, Chunk>,
+    count: u64,
+}
+
+/// Consecutive pages backed by consecutive frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) page: u64,
+    pub(super) frames: FrameRange,
+}
+
+impl Run {
+    pub(super) fn address(&self) -> u64 {
+        self.page * PAGE_SIZE as u64
+    }
+}
+
+impl Pages {
+    pub(super) fn get(&self, page: u64) -> Option<Frame> {
+        let frame = self.chunks.get(&(page / CHUNK_PAGES))?.frames[(page % CHUNK_PAGES) as usize];
+        (frame != ABSENT).then_some(Frame(frame))
+    }
+
+    /// Records `frames` behind the absent pages from `page` on.
+    pub(super) fn insert(&mut self, page: u64, frames: FrameRange) {
+        for (page, frame) in (page..).zip(frames.iter()) {
+            let chunk = self
+                .chunks
+                .entry(page / CHUNK_PAGES)
+                .or_insert_with(|| Chunk { frames: Box::new([ABSENT; CHUNK_PAGES as usize]), used: 0 });
+            let slot = &mut chunk.frames[(page % CHUNK_PAGES) as usize];
+            debug_assert_eq!(*slot, ABSENT, "page {page:#x} is backed already");
+            *slot = frame.0;
+            chunk.used += 1;
+        }
+        self.count += u64::from(frames.count);
+    }
+
+    /// Forgets the pages of `[first, end)` and gives what stood behind them, in order, in runs.
+    pub(super) fn remove(&mut self, first: u64, end: u64) -> Vec<Run> {
+        let mut runs = Runs::default();
+        let keys: Vec<u64> =
+            self.chunks.range(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let chunk = self.chunks.get_mut(&key).expect("the key was just found");
+            for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {
+                let slot = &mut chunk.frames[(page % CHUNK_PAGES) as usize];
+                if *slot != ABSENT {
+                    runs.push(page, Frame(*slot));
+                    *slot = ABSENT;
+                    chunk.used -= 1;
+                    self.count -= 1;
+                }
+            }
+            if chunk.used == 0 {
+                self.chunks.remove(&key);
+            }
+        }
+        runs.0
+    }
+
+    /// What stands behind the pages of `[first, end)`, in order, in runs.
+    pub(super) fn runs(&self, first: u64, end: u64) -> Vec<Run> {
+        let mut runs = Runs::default();
+        for (key, chunk) in self.chunks.range(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)) {
+            for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {
+                let frame = chunk.frames[(page % CHUNK_PAGES) as usize];
+                if frame != ABSENT {
+                    runs.push(page, Frame(frame));
+                }
+            }
+        }
+        runs.0
+    }
+
+    /// The number of absent pages from `page` on, at most up to `end`.
+    pub(super) fn absent_from(&self, page: u64, end: u64) -> u64 {
+        (page..end).take_while(|page| self.get(*page).is_none()).count() as u64
+    }
+
+    /// How many pages are backed.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+#[derive(Default)]
+struct Runs(Vec<Run>);
+
+impl Runs {
+    fn push(&mut self, page: u64, frame: Frame) {
+        if let Some(last) = self.0.last_mut() {
+            let count = last.frames.count;
+            if last.page + u64::from(count) == page && last.frames.first.0 + count == frame.0 {
+                last.frames.count += 1;
+                return;
+            }
+        }
+        self.0.push(Run { page, frames: FrameRange::one(frame) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_come_back_in_runs_across_chunks() {
+        let mut pages = Pages::default();
+        pages.insert(510, FrameRange { first: Frame(7), count: 4 });
+        pages.insert(1 << 30, FrameRange::one(Frame(100)));
+        assert_eq!(pages.get(513), Some(Frame(10)));
+        assert_eq!(pages.absent_from(500, 600), 10);
+        assert_eq!(pages.runs(0, 512), [Run { page: 510, frames: FrameRange { first: Frame(7), count: 2 } }]);
+        assert_eq!(pages.remove(511, 513), [Run { page: 511, frames: FrameRange { first: Frame(8), count: 2 } }]);
+        assert_eq!(pages.remove(0, u64::MAX / 4096).len(), 3);
+        assert_eq!((pages.count(), pages.chunks.len()), (0, 0));
+    }
+}

@@ -1,0 +1,353 @@
+//! The loop of one virtual CPU: choose a thread, run it, serve what it wants.
+//!
+//! The kernel's lock is held except while guest code runs and while there is nothing to run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use calypte_platform::{Exit, PlatformError, Registers, Vcpu};
+use parking_lot::MutexGuard;
+
+use crate::call::Call;
+use crate::errno::Errno;
+use crate::guest::Guest;
+use crate::kernel::{GuestExit, Kernel};
+use crate::outcome::{Stop, Woken};
+use crate::sched::SLICE_NS;
+use crate::table;
+use crate::thread::{Fpu, ThreadState};
+use crate::waits::Tid;
+
+/// Shortest sleep of the ticker: what is overdue is being dealt with.
+const TICK_NS_MIN: u64 = 100_000;
+/// Calls that read or replace the caller's floating-point state, so that it must be saved before: `rt_sigreturn`, `clone`,
+/// `fork`, `vfork`, `clone3`.
+const CALLS_WITH_FPU: [u64; 5] = [15, 56, 57, 58, 435];
+
+struct Runner<'g> {
+    guest: &'g Guest,
+    index: usize,
+    vcpu: Box<dyn Vcpu>,
+    /// The thread whose floating-point state is on the virtual CPU.
+    loaded: Option<Tid>,
+}
+
+impl Guest {
+    /// Runs guest threads on virtual CPU `index` until the guest ends. The caller lends its thread; one call for each
+    /// index, each in a thread of its own.
+    pub fn run_vcpu(self: &Arc<Self>, index: usize) {
+        let ticker = (index == 0).then(|| {
+            let guest = self.clone();
+            std::thread::Builder::new().name("ticker".to_owned()).spawn(move || guest.run_ticker())
+        });
+        if let Err(error) = self.run_until_end(index) {
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+            let failure = format!("{error}{cause}");
+            tracing::error!(failure, index, "virtual CPU failed");
+            self.lock().failure.get_or_insert(failure);
+            self.kill(GuestExit::Failed);
+        }
+        match ticker {
+            Some(Ok(thread)) => {
+                self.ticker.notify_all();
+                if thread.join().is_err() {
+                    tracing::error!("the ticker of a guest panicked");
+                }
+            }
+            Some(Err(error)) => tracing::error!(%error, "no thread for the ticker: guest threads are not pre-empted"),
+            None => {}
+        }
+    }
+
+    fn run_until_end(&self, index: usize) -> Result<(), PlatformError> {
+        let machine = self.lock().machine.clone();
+        let vcpu = machine.create_vcpu()?;
+        let mut kernel = self.lock_kernel();
+        kernel.scheduler.attach(index, vcpu.kicker());
+        let mut runner = Runner { guest: self, index, vcpu, loaded: None };
+        while kernel.exit.is_none() {
+            runner.step(&mut kernel)?;
+        }
+        self.report(&mut kernel);
+        self.work.notify_all();
+        self.ticker.notify_all();
+        Ok(())
+    }
+
+    /// Takes virtual CPUs away from threads that have run for a slice while others wait, and wakes the monitor for events
+    /// that fall due while every virtual CPU is busy. Sleeps when neither can happen.
+    fn run_ticker(&self) {
+        let mut kernel = self.lock_kernel();
+        while kernel.exit.is_none() {
+            let until = tick_wanted(&kernel);
+            kernel.scheduler.ticker_until_ns = until;
+            match until {
+                None => self.ticker.wait(&mut kernel),
+                Some(at) => {
+                    let now = kernel.clock.monotonic_ns();
+                    let pause = at.saturating_sub(now).max(TICK_NS_MIN);
+                    self.ticker.wait_for(&mut kernel, Duration::from_nanos(pause));
+                }
+            }
+            let now = kernel.clock.monotonic_ns();
+            let is_event_due = kernel.scheduler.idle() == 0 && kernel.next_event_ns().is_some_and(|at| at <= now);
+            if until.is_some_and(|at| at <= now) && (kernel.scheduler.has_ready() || is_event_due) {
+                kernel.scheduler.kick_all();
+            }
+        }
+    }
+}
+
+/// When the ticker has something to do.
+fn tick_wanted(kernel: &Kernel) -> Option<u64> {
+    let slice = kernel.scheduler.has_ready().then(|| kernel.clock.monotonic_ns() + SLICE_NS);
+    let event = if kernel.scheduler.idle() == 0 { kernel.next_event_ns() } else { None };
+    slice.into_iter().chain(event).min()
+}
+
+impl Runner<'_> {
+    /// One step of whatever comes next.
+    fn step(&mut self, kernel: &mut MutexGuard<'_, Kernel>) -> Result<(), PlatformError> {
+        let memory = kernel.machine.memory();
+        kernel.clock.refresh(&*memory);
+        kernel.expire();
+        kernel.settle();
+        let Some(tid) = self.choose(kernel) else {
+            self.sleep(kernel);
+            return Ok(());
+        };
+        let thread = kernel.threads.get_mut(&tid).expect("a running thread exists");
+        if thread.is_killed {
+            kernel.end_thread(tid);
+            return self.leave(kernel);
+        }
+        if thread.is_in_call {
+            return self.serve(kernel, tid);
+        }
+        let must_settle_call = thread.interrupted_call.is_some() || thread.saved_blocked.is_some();
+        if must_settle_call || kernel.has_signal(tid) {
+            self.save_fpu(kernel)?;
+            self.settle_fpu(kernel, tid);
+            kernel.deliver_signals(tid);
+            return Ok(());
+        }
+        self.run(kernel, tid)
+    }
+
+    /// The thread to go on with.
+    fn choose(&mut self, kernel: &mut Kernel) -> Option<Tid> {
+        if let Some(tid) = kernel.scheduler.running(self.index) {
+            return Some(tid);
+        }
+        let tid = kernel.scheduler.pop_ready()?;
+        kernel.threads.get_mut(&tid).expect("a ready thread exists").state = ThreadState::Running(self.index);
+        kernel.scheduler.set_running(self.index, Some(tid));
+        Some(tid)
+    }
+
+    /// Sleeps until there may be a thread to run.
+    fn sleep(&mut self, kernel: &mut MutexGuard<'_, Kernel>) {
+        kernel.scheduler.set_idle(true);
+        match kernel.next_event_ns() {
+            None => self.guest.work.wait(kernel),
+            Some(at) => {
+                let pause = at.saturating_sub(kernel.clock.monotonic_ns());
+                self.guest.work.wait_for(kernel, Duration::from_nanos(pause));
+            }
+        }
+        kernel.scheduler.set_idle(false);
+    }
+
+    /// Makes the thread's floating-point state that of the virtual CPU.
+    fn load_fpu(&mut self, kernel: &mut Kernel, tid: Tid) -> Result<(), PlatformError> {
+        if self.loaded == Some(tid) && kernel.threads[&tid].fpu == Fpu::Loaded {
+            return Ok(());
+        }
+        self.save_fpu(kernel)?;
+        let thread = kernel.threads.get_mut(&tid).expect("a running thread exists");
+        match std::mem::replace(&mut thread.fpu, Fpu::Loaded) {
+            Fpu::Initial => self.vcpu.set_fpu(&self.vcpu.initial_fpu())?,
+            // What a signal handler has left may be refused; the thread's fault, not the platform's.
+            Fpu::Saved(state) => {
+                if let Err(error) = self.vcpu.set_fpu(&state) {
+                    tracing::debug!(%error, "floating-point state refused");
+                    self.vcpu.set_fpu(&self.vcpu.initial_fpu())?;
+                    kernel.force_signal(tid, crate::signal::Info::from_kernel(crate::signal::Signal::SEGV));
+                }
+            }
+            Fpu::Loaded => unreachable!("the state of a thread is on the virtual CPU that ran it last"),
+        }
+        self.loaded = Some(tid);
+        Ok(())
+    }
+
+    /// Takes the floating-point state off the virtual CPU, to its thread.
+    fn save_fpu(&mut self, kernel: &mut Kernel) -> Result<(), PlatformError> {
+        if let Some(tid) = self.loaded.take()
+            && let Some(thread) = kernel.threads.get_mut(&tid)
+            && thread.fpu == Fpu::Loaded
+        {
+            thread.fpu = Fpu::Saved(self.vcpu.fpu()?);
+        }
+        Ok(())
+    }
+
+    /// Gives a thread that has never run its floating-point state.
+    fn settle_fpu(&self, kernel: &mut Kernel, tid: Tid) {
+        let thread = kernel.threads.get_mut(&tid).expect("a running thread exists");
+        if thread.fpu == Fpu::Initial {
+            thread.fpu = Fpu::Saved(self.vcpu.initial_fpu());
+        }
+    }
+
+    /// The thread leaves the virtual CPU. With several of them its state must not stay behind.
+    fn leave(&mut self, kernel: &mut Kernel) -> Result<(), PlatformError> {
+        kernel.scheduler.set_running(self.index, None);
+        if kernel.scheduler.vcpu_count() > 1 {
+            self.save_fpu(kernel)?;
+        }
+        Ok(())
+    }
+
+    /// Runs user code until it needs the monitor.
+    fn run(&mut self, kernel: &mut MutexGuard<'_, Kernel>, tid: Tid) -> Result<(), PlatformError> {
+        self.load_fpu(kernel, tid)?;
+        self.wake_helpers(kernel);
+        let thread = &kernel.threads[&tid];
+        let mut registers: Registers = thread.registers;
+        let token = kernel.spaces.token(kernel.processes[&thread.pid].space);
+        let started_ns = kernel.clock.monotonic_ns();
+        let vcpu = &mut self.vcpu;
+        let exit = MutexGuard::unlocked(kernel, || vcpu.run(token, &mut registers))?;
+        let ran_ns = kernel.clock.monotonic_ns().saturating_sub(started_ns);
+        let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
+        thread.registers = registers;
+        thread.cpu_ns += ran_ns;
+        let is_killed = thread.is_killed;
+        kernel.statistics.exits += 1;
+        kernel.statistics.guest_ns += ran_ns;
+        if is_killed {
+            return Ok(());
+        }
+        match exit {
+            Exit::SystemCall => kernel.threads.get_mut(&tid).expect("it still exists").is_in_call = true,
+            Exit::PageFault { address, access } => kernel.page_fault(tid, address, access),
+            Exit::Exception { .. } => kernel.signal_exception(tid, exit),
+            Exit::Preempted => {
+                if kernel.scheduler.has_ready() {
+                    self.requeue(kernel, tid)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the thread at the end of the run queue.
+    fn requeue(&mut self, kernel: &mut Kernel, tid: Tid) -> Result<(), PlatformError> {
+        kernel.threads.get_mut(&tid).expect("a running thread exists").state = ThreadState::Ready;
+        kernel.scheduler.push_ready(tid);
+        self.leave(kernel)
+    }
+
+    /// Before guest code runs: other virtual CPUs and the ticker must know what they are needed for.
+    fn wake_helpers(&self, kernel: &Kernel) {
+        if kernel.scheduler.has_ready() && kernel.scheduler.idle() > 0 {
+            self.guest.work.notify_one();
+        }
+        if let Some(wanted) = tick_wanted(kernel)
+            && kernel.scheduler.ticker_until_ns.is_none_or(|until| wanted < until)
+        {
+            self.guest.ticker.notify_one();
+        }
+    }
+
+    /// Serves the system call that the thread is in.
+    fn serve(&mut self, kernel: &mut Kernel, tid: Tid) -> Result<(), PlatformError> {
+        let number = kernel.threads[&tid].registers.rax;
+        if CALLS_WITH_FPU.contains(&number) {
+            self.save_fpu(kernel)?;
+            self.settle_fpu(kernel, tid);
+        }
+        let result = dispatch(kernel, tid, number);
+        if kernel.spaces.take_out_of_memory() {
+            let pid = kernel.threads[&tid].pid;
+            kernel.kill_for_memory(pid);
+            return Ok(());
+        }
+        self.guest.report(kernel);
+        if kernel.exit.is_some() {
+            return Ok(());
+        }
+        match result {
+            Served::Done => {
+                if kernel.scheduler.take_yield() && kernel.scheduler.has_ready() {
+                    let tid = kernel.scheduler.running(self.index).expect("the caller still runs");
+                    self.requeue(kernel, tid)?;
+                }
+            }
+            Served::Parked | Served::Gone => self.leave(kernel)?,
+        }
+        Ok(())
+    }
+}
+
+enum Served {
+    /// The thread can go on.
+    Done,
+    /// The thread waits.
+    Parked,
+    /// The thread has ended.
+    Gone,
+}
+
+fn dispatch(kernel: &mut Kernel, tid: Tid, number: u64) -> Served {
+    let thread = kernel.threads.get_mut(&tid).expect("a running thread exists");
+    let registers = thread.registers;
+    let woken = thread.woken.take();
+    let resumed_deadline_ns = thread.wait_deadline_ns.take();
+    let pid = thread.pid;
+    let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+    let mut call = Call { kernel, tid, pid, args, woken, resumed_deadline_ns };
+    let result = match table::find(number) {
+        Some(entry) => {
+            let result = (entry.handler)(&mut call);
+            tracing::trace!(tid, call = entry.name, args = ?args.map(|arg| format!("{arg:#x}")), ?result);
+            result
+        }
+        None => Err(unknown(call.kernel, number)),
+    };
+    let Some(thread) = kernel.threads.get_mut(&tid) else { return Served::Gone };
+    match result {
+        Ok(value) => finish(thread, value),
+        Err(Stop::Errno(errno)) => {
+            if errno == Errno::EINTR && woken == Some(Woken::Signal) {
+                thread.interrupted_call = Some(number);
+            }
+            finish(thread, (-i64::from(errno.0)).cast_unsigned());
+        }
+        Err(Stop::Replaced) => thread.is_in_call = false,
+        Err(Stop::Block(wait)) => {
+            thread.state = ThreadState::Parked;
+            thread.wait_deadline_ns = wait.deadline_ns;
+            kernel.waits.park(tid, wait);
+            // A signal that came before the wait would otherwise be slept over.
+            if woken != Some(Woken::Signal) && kernel.has_signal(tid) {
+                kernel.waits.wake(tid, Woken::Signal);
+            }
+            return Served::Parked;
+        }
+    }
+    Served::Done
+}
+
+fn finish(thread: &mut crate::thread::Thread, value: u64) {
+    thread.registers.rax = value;
+    thread.is_in_call = false;
+}
+
+fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
+    if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
+        tracing::info!(number, name = table::name_of_missing(number), "system call not offered");
+    }
+    Stop::Errno(Errno::ENOSYS)
+}
