@@ -1,6 +1,8 @@
 //! The command line's end of the socket.
 
-use anyhow::{Context, bail};
+use std::io;
+
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request};
@@ -59,10 +61,14 @@ impl Client {
 
     async fn connect(&self) -> anyhow::Result<UnixStream> {
         let folder = self.folder.path();
-        let no_server =
-            || format!("no server runs on the data folder {}; start one with `calypte dev`", folder.display());
-        let path = SocketPath::within(folder).with_context(no_server)?;
-        UnixStream::connect(&path.path).await.with_context(no_server)
+        let connect = async { UnixStream::connect(&SocketPath::within(folder)?.path).await };
+        connect.await.map_err(|error| match error.kind() {
+            // The socket of a server that was killed is still there.
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                anyhow!("no server runs on the data folder {}; start one with `calypte dev`", folder.display())
+            }
+            _ => anyhow!(error).context(format!("cannot reach the server of the data folder {}", folder.display())),
+        })
     }
 }
 

@@ -27,7 +27,7 @@ impl OwnerListener {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(SocketPath::within(folder)?.path)?;
+        let listener = UnixListener::bind(&SocketPath::within(folder)?.path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self { listener, path })
     }
