@@ -338,6 +338,30 @@ async fn concurrent_calls_get_environments_up_to_the_limit_and_wait_beyond_it() 
 }
 
 #[tokio::test]
+async fn a_caller_who_leaves_the_queue_is_not_served_and_one_whose_invocation_runs_is() {
+    let bench = Bench::new(|config| config.account_concurrency_max = 1).await;
+    let spec = spec("");
+    let call = |event: &str| {
+        let (worker, request) = (bench.worker.clone(), request(&spec, event));
+        tokio::spawn(async move { worker.invoke(request).await })
+    };
+    let running = call("prints");
+    let waiting = call("exit 1");
+    while bench.worker.stats().waiting < 1 {
+        tokio::task::yield_now().await;
+    }
+    waiting.abort();
+    running.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled() && running.await.unwrap_err().is_cancelled());
+    assert_eq!(bench.worker.stats().waiting, 0);
+    assert_eq!(bench.echo(&spec).await.report.rung, PlacementRung::Reuse);
+    let tail = bench.worker.logs().tail(&spec.account, &spec.arn.function, 100).await.unwrap();
+    let lines = String::from_utf8(tail.lines).unwrap();
+    assert!(lines.contains("hello world") && !lines.contains("exit status"), "{lines}");
+    bench.shutdown().await;
+}
+
+#[tokio::test]
 async fn retired_and_idle_environments_end() {
     let bench = Bench::new(|config| config.idle_timeout = Duration::from_millis(200)).await;
     let (old, new) = (spec(""), FunctionSpec { revision_id: "r2".into(), ..spec("") });

@@ -258,11 +258,9 @@ impl OpenFile {
     /// What to wait for when it is not ready.
     pub fn wait_keys(&self, kernel: &Kernel, keys: &mut Vec<WaitKey>) {
         match &self.body {
-            Body::ConsoleInput => {
-                kernel.console.want_input();
+            Body::ConsoleInput | Body::ConsoleOutput(_) => {
                 keys.push(WaitKey::Object(kernel.console.beacon().object()));
             }
-            Body::ConsoleOutput(_) => keys.push(WaitKey::Object(kernel.console.beacon().object())),
             Body::Pipe(end) => keys.extend(end.beacons().map(|beacon| WaitKey::Object(beacon.object()))),
             Body::Event(event) => keys.push(WaitKey::Object(event.beacon().object())),
             Body::Timer(timer) => keys.push(WaitKey::Object(timer.beacon().object())),

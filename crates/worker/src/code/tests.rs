@@ -169,6 +169,41 @@ fn bad_zips_are_refused_clearly_and_leave_nothing() {
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "something was written outside");
 }
 
+/// Damages a zip at pseudo-random places: whatever comes of it, it is a value, and the disk is not to blame.
+#[test]
+fn damaged_zips_never_panic() {
+    let (_directory, cache) = cache();
+    let whole = zip_of(&[
+        Directory("d/"),
+        File("d/file", 0o644, &[b'x'; 300]),
+        Link("link", "d/file"),
+        File("d/other", 0o755, b"some other content"),
+    ]);
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    let mut accepted = 0;
+    for _ in 0..1000 {
+        let mut zip = whole.clone();
+        for _ in 0..=random(4) {
+            let place = random(zip.len());
+            zip[place] = random(256) as u8;
+        }
+        if random(4) == 0 {
+            zip.truncate(zip.len() - random(zip.len() / 2));
+        }
+        match cache.check(&zip) {
+            Ok(()) => accepted += 1,
+            Err(error) => assert!(error.is_callers_fault(), "{error:?}"),
+        }
+    }
+    assert!(accepted < 1000);
+}
+
 #[test]
 fn bombs_are_stopped_at_the_limit_whatever_they_declare() {
     let (_directory, cache) = cache();
