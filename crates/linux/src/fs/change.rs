@@ -102,6 +102,9 @@ fn named(
     if path.ends_with(b"/.") || path == b"." {
         return Err(Errno::EINVAL);
     }
+    if path.iter().all(|byte| *byte == b'/') {
+        return Err(Errno::EBUSY);
+    }
     let (directory, name) = found.last.take().ok_or(at_dot)?;
     if found.location.as_ref().is_some_and(Location::is_junction) {
         return Err(Errno::EBUSY);

@@ -95,7 +95,15 @@ pub struct Stream {
     taken: u64,
     /// Bytes received since the beginning.
     pushed: u64,
-    files: VecDeque<(u64, Files)>,
+    files: VecDeque<Attached>,
+}
+
+/// Files that were sent with the bytes from `start` to `end`.
+#[derive(Debug)]
+struct Attached {
+    start: u64,
+    end: u64,
+    files: Files,
 }
 
 /// A queue of messages.
@@ -156,11 +164,12 @@ impl Queue {
                 if stream.buffer.room() == 0 {
                     return Err(Errno::EAGAIN);
                 }
-                if !files.is_empty() {
-                    stream.files.push_back((stream.pushed, files));
-                }
                 let count = stream.buffer.push(bytes);
+                let start = stream.pushed;
                 stream.pushed += count as u64;
+                if !files.is_empty() {
+                    stream.files.push_back(Attached { start, end: stream.pushed, files });
+                }
                 Ok(count)
             }
             Queue::Datagrams(datagrams) => datagrams.push(bytes, from, files),
@@ -190,21 +199,20 @@ impl Stream {
         if self.buffer.is_empty() {
             return None;
         }
-        let files = match self.files.front() {
-            Some((at, files)) if *at <= self.taken => files.arrived(),
-            _ => Vec::new(),
-        };
-        // A read does not go past the place where other files are.
-        let next = self.files.iter().map(|(at, _)| *at).find(|at| *at > self.taken);
-        let to_next = next.map_or(usize::MAX, |at| usize::try_from(at - self.taken).unwrap_or(usize::MAX));
-        let length = length.min(to_next);
+        // A read goes up to the end of the bytes that files came with: it gives one message's files at most.
+        let first = self.files.front();
+        let to_end = first.map_or(usize::MAX, |first| usize::try_from(first.end - self.taken).unwrap_or(usize::MAX));
+        let length = length.min(to_end);
         let bytes = if is_peeking { self.buffer.peek(length) } else { self.buffer.pop(length) };
+        let end = self.taken + bytes.len() as u64;
+        let arrived = self.files.front().filter(|first| first.start < end).map(|first| first.files.arrived());
         if !is_peeking {
-            if !files.is_empty() {
+            self.taken = end;
+            if arrived.is_some() {
                 self.files.pop_front();
             }
-            self.taken += bytes.len() as u64;
         }
+        let files = arrived.unwrap_or_default();
         let full_length = bytes.len();
         Some(Message { bytes, full_length, from: None, files })
     }
@@ -299,10 +307,14 @@ mod tests {
         queue.push(b"ab", nobody(), Files::default()).unwrap();
         queue.push(b"cd", nobody(), Files::new(vec![file.clone()], &count).unwrap()).unwrap();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        let first = queue.pop(10, false).unwrap();
-        assert_eq!((&*first.bytes, first.files.len()), (&b"ab"[..], 0));
-        let second = queue.pop(10, false).unwrap();
-        assert_eq!((&*second.bytes, second.files.len()), (&b"cd"[..], 1));
+        queue.push(b"ef", nobody(), Files::default()).unwrap();
+        let read = |queue: &mut Queue, length| {
+            let message = queue.pop(length, false).unwrap();
+            (message.bytes, message.files.len())
+        };
+        assert_eq!(read(&mut queue, 1), (b"a".to_vec(), 0));
+        assert_eq!(read(&mut queue, 10), (b"bcd".to_vec(), 1), "up to the end of the message with files");
+        assert_eq!(read(&mut queue, 10), (b"ef".to_vec(), 0));
         assert_eq!(count.0.load(Ordering::Relaxed), 0);
         assert!(Files::new(vec![file; FILES_IN_FLIGHT_MAX + 1], &count).is_err());
     }

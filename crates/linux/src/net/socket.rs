@@ -364,9 +364,13 @@ impl Socket {
             if state.is_write_shut {
                 return Err(Errno::EPIPE);
             }
-            let not_connected = if self.is_connection_oriented() { Errno::ENOTCONN } else { Errno::EDESTADDRREQ };
             if !state.has_been_connected {
-                return Err(not_connected);
+                return Err(match (self.kind, self.family) {
+                    (Kind::Datagram, Family::Unix) => Errno::ENOTCONN,
+                    (Kind::Datagram, _) => Errno::EDESTADDRREQ,
+                    (_, Family::Unix) => Errno::ENOTCONN,
+                    _ => Errno::EPIPE,
+                });
             }
             if state.is_peer_read_shut {
                 return Err(Errno::EPIPE);
