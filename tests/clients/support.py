@@ -21,7 +21,9 @@ SERVER_PID = int(os.environ["CALYPTE_SERVER_PID"])
 def lambda_client(**overrides):
     """A boto3 client that does not repeat failed requests, so that errors are seen."""
     config = Config(retries={"total_max_attempts": 1}, read_timeout=120)
-    return boto3.client("lambda", config=config, **overrides)
+    # boto3 takes an explicit key only as a whole.
+    key = {name: os.environ[name.upper()] for name in ("aws_access_key_id", "aws_secret_access_key")}
+    return boto3.client("lambda", config=config, **{**key, **overrides})
 
 
 def calypte(*arguments):

@@ -1,1 +1,69 @@
-fn main() {}
+//! The `calypte` program: its command line, and the wiring of everything else.
+//!
+//! - [`verb`] has one file for each verb of the command line;
+//! - [`server`] is what `dev` and `serve` run: worker, control, API, administration socket;
+//! - [`lambda`] is a client of the Lambda API, [`administration`] both ends of the socket in the data folder;
+//! - [`data`] knows the data folder's layout, [`output`] how results are shown.
+
+#![forbid(unsafe_code)]
+
+mod administration;
+mod connection;
+mod data;
+mod environment_variable;
+mod lambda;
+mod output;
+mod progress;
+mod server;
+mod suggestion;
+mod verb;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Variable that says what is logged, for example `debug` or `calypte_worker=debug,info`.
+const LOG_VARIABLE: &str = "CALYPTE_LOG";
+
+/// Run code on demand on your own machines, each function in its own virtual machine.
+///
+/// `calypte dev` starts a server that speaks the AWS Lambda API; `calypte deploy` and `calypte invoke` use it, and so do
+/// the AWS CLI and SDKs. `calypte run` runs any program in a microVM, without a server.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+struct CommandLine {
+    #[command(flatten)]
+    global: verb::Global,
+    #[command(subcommand)]
+    verb: verb::Verb,
+}
+
+fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    let global = command_line.global;
+    if let Err(error) = start_logging() {
+        return output::fail(&error, global.json);
+    }
+    match command_line.verb.run(&global) {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => output::fail(&error, global.json),
+    }
+}
+
+/// Warnings and worse go to standard error unless the variable asks for more; so does what the server has to say.
+fn start_logging() -> anyhow::Result<()> {
+    let targets = match std::env::var(LOG_VARIABLE) {
+        Ok(text) => text.parse::<Targets>().map_err(|error| {
+            anyhow::anyhow!("{LOG_VARIABLE}={text:?}: {error}; use for example `debug` or `calypte_worker=debug,info`")
+        })?,
+        Err(_) => Targets::new().with_default(LevelFilter::WARN).with_target("calypte", LevelFilter::INFO),
+    };
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
+    tracing_subscriber::registry().with(lines).with(targets).init();
+    Ok(())
+}

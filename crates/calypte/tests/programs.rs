@@ -94,7 +94,9 @@ fn python_programs() {
 #[test]
 fn busybox_programs() {
     let Some(busybox) = host_program("busybox_programs", "busybox") else { return };
-    for script in ["echo hello; exit 3", "x=0; while [ $x -lt 5 ]; do x=$((x+1)); done; echo $x", "cd /usr && pwd", "echo *bin*"] {
+    for script in
+        ["echo hello; exit 3", "x=0; while [ $x -lt 5 ]; do x=$((x+1)); done; echo $x", "cd /usr && pwd", "echo *bin*"]
+    {
         check(script, &busybox, &["sh", "-c", script]);
     }
     check("cat", &busybox, &["cat", "/etc/debian_version"]);

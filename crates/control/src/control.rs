@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, Notify};
 use crate::cache::Cache;
 use crate::error::ControlError;
 use crate::executor::Executor;
-use crate::prepare::Prepared;
+use crate::prepare::{PinnedImages, Prepared};
 
-/// Functions that are ready to be invoked without a database.
-const PREPARED_FUNCTIONS_MAX: usize = 10_000;
+/// Functions that are ready to be invoked without a database. Each holds an open file.
+const PREPARED_FUNCTIONS_MAX: usize = 1_000;
 /// Access keys in memory.
 const ACCESS_KEYS_MAX: usize = 10_000;
 /// Functions that can be prepared at the same time without waiting for each other, at most.
@@ -30,6 +30,7 @@ pub struct Control {
     pub(crate) region: String,
     /// Root of functions that bring their own runtime and need no other files.
     pub(crate) empty_root: PathBuf,
+    pub(crate) pinned_images: Arc<PinnedImages>,
     pub(crate) prepared: Cache<(AccountId, FunctionName), Prepared>,
     /// So that concurrent first invocations of a function prepare it once. Chosen by the function's name.
     pub(crate) preparation_locks: [Mutex<()>; PREPARATION_LOCKS],
@@ -65,6 +66,7 @@ impl Control {
             code,
             region: region.into(),
             empty_root: empty_root.canonicalize()?,
+            pinned_images: Arc::default(),
             prepared: Cache::new(PREPARED_FUNCTIONS_MAX),
             preparation_locks: std::array::from_fn(|_| Mutex::new(())),
             garbage: Notify::new(),

@@ -46,11 +46,14 @@ impl FunctionReference {
             return Err(malformed());
         }
         let mut parts: Vec<&str> = text.split(':').collect();
+        let mut is_region: fn(&str) -> bool = is_aws_region;
         if let ["arn", partition, "lambda", rest @ ..] = parts.as_slice() {
             if !partition.starts_with("aws") {
                 return Err(malformed());
             }
             parts = rest.to_vec();
+            // In an ARN its place says that it is one; a server's own region may be called anything.
+            is_region = is_word;
         }
         let mut parts = parts.as_slice();
         let region = take_prefix(&mut parts, is_region).map(str::to_owned);
@@ -143,17 +146,22 @@ fn take_prefix<'t>(parts: &mut &[&'t str], fits: impl Fn(&str) -> bool) -> Optio
 }
 
 /// Such as `us-east-1`, `us-gov-west-1`: lower-case words and a final digit.
-fn is_region(text: &str) -> bool {
+fn is_aws_region(text: &str) -> bool {
     let mut words = text.split('-');
-    let is_word = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
+    let is_lower = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase());
     let ends_in_digit = words.next_back().is_some_and(|last| matches!(last.as_bytes(), [b'0'..=b'9']));
     let words: Vec<&str> = words.collect();
-    ends_in_digit && (2..=3).contains(&words.len()) && words[0].len() == 2 && words.into_iter().all(is_word)
+    ends_in_digit && (2..=3).contains(&words.len()) && words[0].len() == 2 && words.into_iter().all(is_lower)
 }
 
 fn is_qualifier(text: &str) -> bool {
+    text == LATEST || is_word(text)
+}
+
+/// 1 to 128 letters, digits, `-` and `_`.
+fn is_word(text: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    text == LATEST || ((1..=128).contains(&text.len()) && text.bytes().all(is_allowed))
+    (1..=128).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 #[cfg(test)]
@@ -166,6 +174,7 @@ mod tests {
             ("hello", None, None, "hello", None),
             ("hello:$LATEST", None, None, "hello", Some("$LATEST")),
             ("hello:7", None, None, "hello", Some("7")),
+            ("arn:aws:lambda:here:123456789012:function:hello", Some("here"), Some("123456789012"), "hello", None),
             ("function:hello", None, None, "hello", None),
             ("function", None, None, "function", None),
             ("us-east-1", None, None, "us-east-1", None),

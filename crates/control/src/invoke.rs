@@ -38,6 +38,8 @@ pub enum Invoked {
     NotStartable {
         /// As if the runtime had posted it.
         payload: Vec<u8>,
+        /// What the caller gets as the end of the log.
+        log_tail: Vec<u8>,
     },
 }
 
@@ -55,7 +57,9 @@ impl Control {
             let message = format!("RequestId: {} Error: {problem}", call.request_id);
             tracing::warn!(account = %call.target.account, function = %call.target.name, message, "not startable");
             let document = json!({"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message});
-            return Ok(Invoked::NotStartable { payload: document.to_string().into_bytes() });
+            let id = call.request_id;
+            let log = format!("START RequestId: {id} Version: {LATEST}\n{message}\nEND RequestId: {id}\n");
+            return Ok(Invoked::NotStartable { payload: document.to_string().into(), log_tail: log.into() });
         }
         let request = InvokeRequest {
             request_id: call.request_id,

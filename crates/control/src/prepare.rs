@@ -1,14 +1,15 @@
 //! Making a function ready to be invoked: its runtime image and its extracted code, found once and kept in memory.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use calypte_store::Function;
 use calypte_types::BlobId;
 use calypte_worker::code::CodeError;
-use calypte_worker::image::{ImageError, RuntimeImage};
+use calypte_worker::image::{ImageError, Images, RuntimeImage};
 use calypte_worker::{FunctionSpec, TreePin};
 
 use crate::Control;
@@ -29,7 +30,7 @@ pub(crate) struct Prepared {
     /// Why the function's own bootstrap cannot be started, in Lambda's words.
     pub(crate) entry_point_problem: Option<&'static str>,
     runtime: String,
-    image: Option<PinnedImage>,
+    image: Option<Arc<PinnedImage>>,
     image_checked_at: Mutex<Instant>,
     _code: PinnedCode,
 }
@@ -41,11 +42,39 @@ pub(crate) struct PinnedCode {
     _pin: TreePin,
 }
 
-/// An image that stays while this lives.
+/// An image that stays while this lives. Functions share it: a pin is an open file.
 #[derive(Debug)]
 pub(crate) struct PinnedImage {
     image: RuntimeImage,
     _pin: TreePin,
+}
+
+/// The images that functions hold.
+#[derive(Debug, Default)]
+pub(crate) struct PinnedImages {
+    by_name: Mutex<HashMap<String, Weak<PinnedImage>>>,
+}
+
+impl PinnedImages {
+    /// The image that a runtime's name stands for now.
+    fn get(&self, images: &Images, name: &str) -> Result<Arc<PinnedImage>, ImageError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let image = images.get(name)?;
+            let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+            let held = by_name.get(name).and_then(Weak::upgrade).filter(|held| held.image == image);
+            if let Some(held) = held {
+                return Ok(held);
+            }
+            if let Some(pin) = images.pin(&image)? {
+                let pinned = Arc::new(PinnedImage { image, _pin: pin });
+                by_name.retain(|_, held| held.strong_count() > 0);
+                by_name.insert(name.to_owned(), Arc::downgrade(&pinned));
+                return Ok(pinned);
+            }
+        }
+        let known = images.list()?.into_iter().map(|image| image.name).collect();
+        Err(ImageError::Unknown { name: name.to_owned(), known })
+    }
 }
 
 impl Control {
@@ -101,17 +130,9 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError::Invalid`] if there is no such runtime here.
-    pub(crate) async fn installed_image(&self, runtime: &str) -> Result<Option<PinnedImage>, ControlError> {
-        let (images, name) = (self.images.clone(), runtime.to_owned());
-        let found = blocking(move || {
-            for _ in 0..ATTEMPTS_MAX {
-                let image = images.get(&name)?;
-                if let Some(pin) = images.pin(&image)? {
-                    return Ok(PinnedImage { image, _pin: pin });
-                }
-            }
-            Err(ImageError::Unknown { name, known: images.list()?.into_iter().map(|image| image.name).collect() })
-        });
+    pub(crate) async fn installed_image(&self, runtime: &str) -> Result<Option<Arc<PinnedImage>>, ControlError> {
+        let (images, pinned, name) = (self.images.clone(), Arc::clone(&self.pinned_images), runtime.to_owned());
+        let found = blocking(move || pinned.get(&images, &name));
         match found.await {
             Ok(image) => Ok(Some(image)),
             Err(ImageError::Unknown { .. }) if runtime::is_provided(runtime) => Ok(None),

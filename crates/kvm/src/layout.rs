@@ -25,6 +25,8 @@ pub(crate) const HANDLERS: u64 = 0x2000;
 pub(crate) const HANDLER_STRIDE: u64 = 16;
 /// The page that `syscall` enters.
 pub(crate) const STUB: u64 = 0x3000;
+/// In it, the instruction that returns from a system call.
+pub(crate) const STUB_RETURN: u64 = STUB + 2;
 /// First of the pages that hold a vCPU's TSS (from the page's start) and kernel stack (from its end down).
 pub(crate) const VCPU_PAGES: u64 = 0x4000;
 /// Most virtual CPUs of one machine.

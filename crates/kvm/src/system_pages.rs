@@ -87,8 +87,8 @@ impl SystemPages {
             // out EXCEPTION_PORT, al; hlt. The monitor never lets it get to the hlt.
             self.write(handler, &[0xe6, EXCEPTION_PORT as u8, 0xf4]);
         }
-        // out SYSTEM_CALL_PORT, al; ud2. The monitor resumes user code itself.
-        self.write(STUB, &[0xe6, SYSTEM_CALL_PORT as u8, 0x0f, 0x0b]);
+        // out SYSTEM_CALL_PORT, al; sysretq.
+        self.write(STUB, &[0xe6, SYSTEM_CALL_PORT as u8, 0x48, 0x0f, 0x07]);
         for index in 0..VCPUS_MAX {
             let page = vcpu_page(index);
             let mut task = [0xff; TSS_LIMIT as usize + 1];

@@ -5,7 +5,7 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 use crate::layout::{
     EXCEPTION_PORT, GDT, HANDLER_STRIDE, HANDLERS, IDT, STUB, SYSTEM_CALL_PORT, TASK, TSS_LIMIT, USER_CODE, USER_DATA,
-    VECTORS, vcpu_page,
+    USER_END, VECTORS, vcpu_page,
 };
 use crate::system_pages::{GDT_LIMIT, IDT_LIMIT};
 
@@ -117,11 +117,24 @@ pub(crate) fn user_sregs(initial: kvm_sregs, index: u32, has_fsgsbase: bool) -> 
 
 /// Whether a virtual CPU with special registers `current` would run on in user mode as `wanted` says.
 pub(crate) fn is_same_context(current: &kvm_sregs, wanted: &kvm_sregs) -> bool {
-    current.cs == wanted.cs
-        && current.ss == wanted.ss
-        && current.cr3 == wanted.cr3
-        && current.fs.base == wanted.fs.base
-        && current.gs.base == wanted.gs.base
+    current.cs == wanted.cs && current.ss == wanted.ss && is_same_memory(current, wanted)
+}
+
+/// Whether address space and segment bases are the same.
+pub(crate) fn is_same_memory(current: &kvm_sregs, wanted: &kvm_sregs) -> bool {
+    current.cr3 == wanted.cr3 && current.fs.base == wanted.fs.base && current.gs.base == wanted.gs.base
+}
+
+/// Whether `sysretq` leads to exactly this context. It takes `rip` from `rcx` and the flags from `r11`. Processors differ
+/// in when the trap flag takes effect, and Intel's fault at privilege level 0 on a return address that is not canonical.
+pub(crate) fn is_reached_by_sysret(registers: &Registers) -> bool {
+    const TRAP_FLAG: u64 = 0x100;
+    const RESUME_FLAG: u64 = 0x1_0000;
+    let flags = user_flags(registers.rflags);
+    registers.rip == registers.rcx
+        && registers.r11 == flags
+        && flags & (TRAP_FLAG | RESUME_FLAG) == 0
+        && registers.rip < USER_END
 }
 
 /// General registers for KVM.
@@ -215,6 +228,23 @@ mod tests {
         assert_eq!(user_flags(u64::MAX) & 0x1a_8000, 0, "virtual-8086 and virtual interrupt flags");
         assert_eq!(user_flags(0), 0x202);
         assert_eq!(user_flags(0xcd5), 0xed7);
+    }
+
+    #[test]
+    fn sysret_is_used_only_for_contexts_it_restores() {
+        let plain = Registers { rip: 0x40_0000, rcx: 0x40_0000, r11: 0x246, rflags: 0x246, ..Registers::default() };
+        assert!(is_reached_by_sysret(&plain));
+        for other in [
+            Registers { rip: 0x40_0001, ..plain },
+            Registers { r11: 0x202, ..plain },
+            Registers { r11: 0x3246, rflags: 0x3246, ..plain },
+            Registers { r11: 0x346, rflags: 0x346, ..plain },
+            Registers { r11: 0x1_0246, rflags: 0x1_0246, ..plain },
+            Registers { rip: 0x8000_0000_0000, rcx: 0x8000_0000_0000, ..plain },
+            Registers { rip: u64::MAX, rcx: u64::MAX, ..plain },
+        ] {
+            assert!(!is_reached_by_sysret(&other), "{other:x?}");
+        }
     }
 
     #[test]

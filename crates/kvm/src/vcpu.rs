@@ -6,7 +6,9 @@
 //!
 //! How a host leaves user mode differs. With hardware virtualisation the stub and the exception handlers run at
 //! privilege level 0 and `rip` is at their `out`; with KVM's software variant the stub runs at level 3 and `rip` is
-//! after it. Neither is ever continued: each thread is kept as a plain user context and entered as such.
+//! after it. Each thread is kept as a plain user context, so that it can move anywhere, and entered as such. Only where
+//! a virtual CPU still stands in the stub at level 0 and its `sysretq` leads to just the wanted context, which is
+//! the common case of an answered system call, it returns by that and the special registers need no change.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,10 +23,13 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
 
 use crate::kick::KickState;
-use crate::layout::{STAR, STUB, SYSCALL_FLAG_MASK, SYSTEM_END};
+use crate::layout::{STAR, STUB, STUB_RETURN, SYSCALL_FLAG_MASK, SYSTEM_END};
 use crate::machine::{Features, KvmMachine};
 use crate::mapping::{host_error, ioctl_error};
-use crate::user_context::{Origin, access_of, from_kvm, is_enterable, is_same_context, to_kvm, user_flags, user_sregs};
+use crate::user_context::{
+    Origin, access_of, from_kvm, is_enterable, is_reached_by_sysret, is_same_context, is_same_memory, to_kvm,
+    user_flags, user_sregs,
+};
 
 /// Vector of the breakpoint exception.
 const BREAKPOINT: u8 = 3;
@@ -53,6 +58,8 @@ pub(crate) struct KvmVcpu {
     user: kvm_sregs,
     /// The run page holds the virtual CPU's special registers.
     is_synced: bool,
+    /// It stands in the system call stub at privilege level 0.
+    is_in_stub: bool,
 }
 
 /// Why `KVM_RUN` returned.
@@ -78,7 +85,7 @@ impl KvmVcpu {
         let kick = Arc::new(kick.map_err(|source| host_error("preparation of the kick signal", source))?);
         machine.vcpus.add(Arc::clone(&kick));
         let user = user_sregs(initial, index, machine.features.has_fsgsbase);
-        Ok(Self { fd, machine, index, kick, user, is_synced: false })
+        Ok(Self { fd, machine, index, kick, user, is_synced: false, is_in_stub: false })
     }
 
     fn immediate_exit(&mut self) -> &AtomicU8 {
@@ -99,14 +106,18 @@ impl KvmVcpu {
         wanted.cr3 = space.0;
         wanted.fs.base = registers.fs_base;
         wanted.gs.base = registers.gs_base;
-        let is_same = self.is_synced && is_same_context(&self.fd.sync_regs_mut().sregs, &wanted);
-        if !is_same {
-            self.fd.sync_regs_mut().sregs = wanted;
+        let mut regs = to_kvm(registers);
+        let synced = self.fd.sync_regs_mut();
+        if self.is_in_stub && is_same_memory(&synced.sregs, &wanted) && is_reached_by_sysret(registers) {
+            regs.rip = STUB_RETURN;
+        } else if !self.is_synced || !is_same_context(&synced.sregs, &wanted) {
+            synced.sregs = wanted;
             self.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
             self.is_synced = true;
         }
-        self.fd.sync_regs_mut().regs = to_kvm(registers);
+        self.fd.sync_regs_mut().regs = regs;
         self.fd.set_sync_dirty_reg(SyncReg::Register);
+        self.is_in_stub = false;
     }
 
     fn registers(&mut self) -> Registers {
@@ -177,6 +188,7 @@ impl KvmVcpu {
         *registers = self.registers();
         match Origin::of(port, is_write, registers.rip, level) {
             Origin::SystemCall => {
+                self.is_in_stub = level == 0;
                 registers.rip = registers.rcx;
                 registers.rflags = user_flags(registers.r11);
                 Ok(Exit::SystemCall)

@@ -1,6 +1,7 @@
 //! The guest's standard streams: what it prints waits here, bounded and in order, until the monitor takes it away; what
 //! it reads was put here by the monitor.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use crate::notifier::{Beacon, Notifier};
@@ -27,13 +28,22 @@ pub struct Console {
     output_bytes: usize,
     input: VecDeque<u8>,
     is_input_closed: bool,
+    /// Whether the guest has looked for input and found none. A cell, because looking does not change the input.
+    is_input_wanted: Cell<bool>,
 }
 
 impl Console {
     /// An empty console whose input is still open.
     pub fn new(notifier: &Notifier) -> Self {
         let beacon = Beacon::new(notifier);
-        Self { beacon, output: VecDeque::new(), output_bytes: 0, input: VecDeque::new(), is_input_closed: false }
+        Self {
+            beacon,
+            output: VecDeque::new(),
+            output_bytes: 0,
+            input: VecDeque::new(),
+            is_input_closed: false,
+            is_input_wanted: Cell::new(false),
+        }
     }
 
     /// Rings when output is taken away and when input arrives or ends.
@@ -82,18 +92,20 @@ impl Console {
     pub fn push_input(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.input_room());
         self.input.extend(bytes);
+        self.is_input_wanted.set(false);
         self.beacon.ring();
     }
 
     /// No more input will come.
     pub fn close_input(&mut self) {
         self.is_input_closed = true;
+        self.is_input_wanted.set(false);
         self.beacon.ring();
     }
 
     /// Takes up to `length` bytes of input. `None`: nothing now, more may come. Empty: end of input.
     pub fn read(&mut self, length: usize) -> Option<Vec<u8>> {
-        if self.input.is_empty() && !self.is_input_closed {
+        if !self.is_readable() {
             return None;
         }
         let taken = length.min(self.input.len());
@@ -105,8 +117,18 @@ impl Console {
         self.input.len()
     }
 
-    /// Whether a read would not block.
+    /// Whether a read would not block. If it would, input is wanted from now on.
     pub fn is_readable(&self) -> bool {
-        !self.input.is_empty() || self.is_input_closed
+        let is_readable = !self.input.is_empty() || self.is_input_closed;
+        if !is_readable {
+            self.is_input_wanted.set(true);
+        }
+        is_readable
+    }
+
+    /// Whether the guest has looked for input in vain since the last [`Console::push_input`]: what reads the host's
+    /// input should do so only then, and leave it to others otherwise.
+    pub fn is_input_wanted(&self) -> bool {
+        self.is_input_wanted.get()
     }
 }

@@ -308,10 +308,7 @@ fn map_segment(
     let mut mapped_end = start;
     if segment.file_bytes > 0 {
         let source = Source::File { mapping: image.mapping.clone(), offset: segment.offset - in_page };
-        let request = MapRequest {
-            source,
-            ..area(start, file_end - start, Placement::Fixed, segment.protection, "")
-        };
+        let request = MapRequest { source, ..area(start, file_end - start, Placement::Fixed, segment.protection, "") };
         space.map(frames, request)?;
         mapped_end = file_end.next_multiple_of(page);
         let zeros = mapped_end.min(memory_end) - file_end;

@@ -146,7 +146,8 @@ impl Guest {
         let memory_frames = frames_of(config.memory_mib).saturating_add(EXTRA_FRAMES);
         let mut frames = Frames::new(machine.memory(), memory_frames, frames_of(config.tmp_mib));
         let mut clock = Clock::new(machine.clone());
-        let vdso = Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
+        let vdso =
+            Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
         let waits = Waits::default();
         let console = Console::new(waits.notifier());
         let file_config = FileSystemConfig {
@@ -192,7 +193,6 @@ impl Guest {
         environment: &[Vec<u8>],
         cwd: &[u8],
     ) -> Result<(), GuestError> {
-        let fail = |errno| GuestError::Program { program: String::from_utf8_lossy(program).into_owned(), errno };
         let mut guard = self.lock();
         let kernel = &mut *guard;
         let machine = kernel.machine.clone();
@@ -201,13 +201,13 @@ impl Guest {
         let started_ns = kernel.clock.monotonic_ns();
         let process = Process::new(FIRST_PID, space, file::standard_streams(), root, started_ns);
         kernel.processes.insert(FIRST_PID, process);
-        let directory = Walker::new(kernel, FIRST_PID)
-            .and_then(|walker| walker.existing(&kernel.files.root(), cwd, Follow::Yes))
-            .and_then(|found| if found.is_directory() { Ok(found) } else { Err(Errno::ENOTDIR) })
-            .map_err(fail)?;
-        kernel.process_mut(FIRST_PID).cwd = directory;
-        let loaded = exec::load(kernel, FIRST_PID, program, arguments, environment).map_err(fail)?;
+        let loaded = load_first(kernel, program, arguments, environment, cwd);
         kernel.spaces.destroy(space, &mut kernel.frames);
+        let loaded = loaded.map_err(|errno| {
+            // Another path may be tried.
+            kernel.processes.remove(&FIRST_PID);
+            GuestError::Program { program: String::from_utf8_lossy(program).into_owned(), errno }
+        })?;
         let process = kernel.process_mut(FIRST_PID);
         process.space = loaded.space;
         process.program = loaded.facts;
@@ -253,4 +253,19 @@ impl Guest {
             self.ended.wait(&mut kernel);
         }
     }
+}
+
+fn load_first(
+    kernel: &mut Kernel,
+    program: &[u8],
+    arguments: Vec<Vec<u8>>,
+    environment: &[Vec<u8>],
+    cwd: &[u8],
+) -> Result<exec::Loaded, Errno> {
+    let directory = Walker::new(kernel, FIRST_PID)?.existing(&kernel.files.root(), cwd, Follow::Yes)?;
+    if !directory.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    kernel.process_mut(FIRST_PID).cwd = directory;
+    exec::load(kernel, FIRST_PID, program, arguments, environment)
 }

@@ -99,8 +99,10 @@ impl Scheduler {
 
     /// Makes every virtual CPU that runs a thread come back to the monitor.
     pub fn kick_all(&self) {
-        self.vcpus.iter().filter(|slot| slot.running.is_some()).filter_map(|slot| slot.kicker.as_ref()).for_each(|kicker| {
-            kicker.kick();
-        });
+        self.vcpus.iter().filter(|slot| slot.running.is_some()).filter_map(|slot| slot.kicker.as_ref()).for_each(
+            |kicker| {
+                kicker.kick();
+            },
+        );
     }
 }

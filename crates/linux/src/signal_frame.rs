@@ -99,8 +99,8 @@ impl From<&Registers> for SavedRegisters {
 impl SavedRegisters {
     fn restore(&self, r: &mut Registers) {
         [
-            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp,
-            r.rip, r.rflags,
+            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx,
+            r.rsp, r.rip, r.rflags,
         ] = self.general;
         r.rflags = (r.rflags & RFLAGS_MASK) | RFLAGS_FIXED;
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use calypte_linux::console::Stream;
 use calypte_linux::guest::{Guest, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
+use calypte_linux::service::LoopbackService;
 use calypte_wire::frame::{Decoder, FrameError};
 use calypte_wire::monitor::{
     ExitCause, Invoke, LOG_BYTES_MAX, Start, TO_MONITOR_BYTES_MAX, ToMonitor, ToWorker, Usage,
@@ -212,8 +213,8 @@ impl Session {
     fn invoke(&self, invocation: Invoke) -> Result<(), ProtocolError> {
         let runtime_api = &self.link.runtime_api;
         let mut kernel = self.guest.lock();
-        runtime_api.lock().invoke(invocation)?;
-        kernel.deliver_service_output();
+        let work = |_: &mut dyn LoopbackService| runtime_api.lock().invoke(invocation);
+        kernel.network.with_service(runtime_api::PORT, work).unwrap_or(Err(runtime_api::NotReady))?;
         Ok(())
     }
 }

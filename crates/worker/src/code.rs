@@ -6,12 +6,16 @@
 
 mod archive;
 mod pack;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use calypte_types::{BlobId, limits};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 pub use pack::{PackError, pack_directory};
@@ -150,6 +154,15 @@ fn refused(name: &str, error: EntryError) -> CodeError {
         EntryError::Data { source, .. } => {
             CodeError::Member { name: name.to_owned(), problem: format!("is damaged ({source})") }
         }
+        EntryError::Write { source, .. } if is_conflict(&source) => {
+            let problem = "is below something that is not a directory".to_owned();
+            CodeError::Member { name: name.to_owned(), problem }
+        }
         EntryError::Write { path, source } => FileError { action: "write", path: PathBuf::from(path), source }.into(),
     }
+}
+
+/// Whether members contradict each other, as opposed to a failing disk.
+fn is_conflict(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::EXIST))
 }

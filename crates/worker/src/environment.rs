@@ -479,3 +479,5 @@ fn invoke_message(request: InvokeRequest, request_id: &str, deadline: Instant) -
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -295,7 +295,8 @@ impl Images {
             }
             Err(source) => return Err(FileError { action: "remove", path, source }.into()),
         }
-        self.remove_unnamed().map(drop)
+        self.tidy();
+        Ok(())
     }
 
     /// Removes images that no name points to and nobody holds; how many.
@@ -408,8 +409,15 @@ impl Images {
         })?;
         image.root = tree.join("rootfs");
         // The name may have pointed to another image before.
-        self.remove_unnamed()?;
+        self.tidy();
         Ok(image)
+    }
+
+    /// What was asked for is done already: an image that stays costs space only, and goes another time.
+    fn tidy(&self) {
+        if let Err(error) = self.remove_unnamed() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "runtime images without a name are left in place");
+        }
     }
 
     fn names(&self) -> Result<Vec<String>, ImageError> {

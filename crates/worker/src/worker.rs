@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_types::{AccountId, FunctionName};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
@@ -112,6 +113,7 @@ impl Drop for Departure {
 impl Worker {
     /// A worker without environments, with its zygote running.
     pub async fn start(config: WorkerConfig) -> Result<Arc<Self>, StartError> {
+        raise_descriptor_limit();
         let logs = Logs::open(config.data_directory.join("logs")).map_err(StartError::LogWriter)?;
         let zygote = Zygote::start(config.zygote_program.clone(), config.zygote_arguments.clone()).await?;
         let limits = Limits {
@@ -327,7 +329,7 @@ impl Shared {
             let wake_at = {
                 let mut state = self.lock();
                 if state.scheduler.wake_at().is_some_and(|wake_at| wake_at <= Instant::now()) {
-                    self.change(&mut state, |scheduler, now, effects| scheduler.tick(now, effects));
+                    self.change(&mut state, Scheduler::tick);
                 }
                 state.armed_at = state.scheduler.wake_at();
                 state.armed_at
@@ -359,6 +361,15 @@ impl From<SubmitError> for InvokeError {
             SubmitError::Throttled(reason) => Self::Throttled { reason },
             SubmitError::NodeTooSmall { .. } => Self::Environment(Box::new(error)),
         }
+    }
+}
+
+/// Two descriptors for each environment: more than the usual soft limit has.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
     }
 }
 

@@ -85,12 +85,15 @@ struct Slot {
     is_closed: bool,
 }
 
+/// Who asked for a fork gets the pid.
+type ForkWaiter = oneshot::Sender<Result<i32, LaunchError>>;
+
 /// One zygote process.
 #[derive(Debug)]
 struct Connection {
     socket: AsyncFd<OwnedFd>,
     /// Who waits for a fork; `None` when the zygote is gone.
-    waiting: Mutex<Option<HashMap<u64, oneshot::Sender<Result<i32, LaunchError>>>>>,
+    waiting: Mutex<Option<HashMap<u64, ForkWaiter>>>,
 }
 
 impl Zygote {

@@ -57,18 +57,20 @@ impl Action for Invoke {
         });
         let invoked = invoked.await?;
         let version = HeaderValue::from_static(invoked.version());
-        let mut response = match invoked {
-            Invoked::Checked => StatusCode::NO_CONTENT.into_response(),
-            Invoked::NotStartable { payload } => result(payload, Some(FunctionError::Unhandled)),
+        let (mut response, log_tail) = match invoked {
+            Invoked::Checked => (StatusCode::NO_CONTENT.into_response(), None),
+            Invoked::NotStartable { payload, log_tail } => {
+                (result(payload, Some(FunctionError::Unhandled)), Some(log_tail))
+            }
             Invoked::Ran(outcome) => {
                 let mut response = result(outcome.payload, outcome.error);
                 add_report(response.headers_mut(), &outcome.report);
-                if wants_log {
-                    response.headers_mut().insert(LOG_RESULT, text(BASE64_STANDARD.encode(outcome.log_tail)));
-                }
-                response
+                (response, Some(outcome.log_tail))
             }
         };
+        if let Some(log_tail) = log_tail.filter(|_| wants_log) {
+            response.headers_mut().insert(LOG_RESULT, text(BASE64_STANDARD.encode(log_tail)));
+        }
         response.headers_mut().insert(EXECUTED_VERSION, version);
         Ok(response)
     }

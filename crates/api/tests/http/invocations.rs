@@ -126,9 +126,11 @@ async fn a_package_without_a_bootstrap_fails_as_in_lambda() {
         let mut request = create_request(name);
         request["Code"] = json!({"ZipFile": base64(&package)});
         assert_eq!(server.call("POST", FUNCTIONS, request).await.status, 201);
-        let answer = server.invoke(name, json!({})).await;
+        let answer = server.call_with("POST", &invocations(name), &[("x-amz-log-type", "Tail")], vec![]).await;
         assert_eq!((answer.status.as_u16(), answer.header("x-amz-function-error")), (200, Some("Unhandled")));
         assert_eq!(answer.json()["errorType"], "Runtime.InvalidEntrypoint");
+        let log = BASE64_STANDARD.decode(answer.header("x-amz-log-result").unwrap()).unwrap();
+        assert!(String::from_utf8(log).unwrap().contains(part));
         assert!(answer.json()["errorMessage"].as_str().unwrap().contains(part), "{}", answer.json());
     }
 }

@@ -16,10 +16,7 @@ pub(super) enum Backing {
     /// Zeros.
     Anonymous,
     /// A file, from this byte on (a multiple of the page size).
-    File {
-        mapping: Mapping,
-        offset: u64,
-    },
+    File { mapping: Mapping, offset: u64 },
     /// Frames of the monitor (vDSO and its data): populated when mapped, never writable by the guest.
     Monitor,
 }
@@ -83,7 +80,11 @@ pub(super) struct Areas {
 impl Areas {
     /// The area that holds `address`, with its start.
     pub(super) fn at(&self, address: u64) -> Option<(u64, &Area)> {
-        self.map.range(..=address).next_back().filter(|(_, area)| address < area.end).map(|(start, area)| (*start, area))
+        self.map
+            .range(..=address)
+            .next_back()
+            .filter(|(_, area)| address < area.end)
+            .map(|(start, area)| (*start, area))
     }
 
     /// As [`Areas::at`], to change it. The caller keeps it from overlapping.

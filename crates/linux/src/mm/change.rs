@@ -98,7 +98,8 @@ impl Space {
     }
 
     fn place(&self, address: u64, length: u64, placement: Placement) -> Result<u64, Errno> {
-        let fits = |start: u64| start >= self.lowest && start.checked_add(length).is_some_and(|end| end <= self.highest);
+        let fits =
+            |start: u64| start >= self.lowest && start.checked_add(length).is_some_and(|end| end <= self.highest);
         match placement {
             Placement::Hint => {
                 let hint = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
@@ -184,7 +185,8 @@ impl Space {
     ) -> Result<u64, Errno> {
         let old_end = self.range_end(old, old_length).map_err(|_| Errno::EINVAL)?;
         let old_length = old_end - old;
-        let new_length = page_up(new_length).filter(|length| *length > 0 && *length <= self.highest).ok_or(Errno::EINVAL)?;
+        let new_length =
+            page_up(new_length).filter(|length| *length > 0 && *length <= self.highest).ok_or(Errno::EINVAL)?;
         if old_length == 0 {
             return Err(Errno::EINVAL); // Duplicating a shared mapping this way is deprecated and not offered.
         }

@@ -200,7 +200,8 @@ impl Space {
             Backing::File { mapping, offset } => (*offset, mapping.device_and_inode(), mapping.path().to_vec()),
             _ => (0, (0, 0), area.name.as_bytes().to_vec()),
         };
-        let resident = self.pages.runs(page_of(start), page_of(area.end)).iter().map(|run| run.frames.count).sum::<u32>();
+        let resident =
+            self.pages.runs(page_of(start), page_of(area.end)).iter().map(|run| run.frames.count).sum::<u32>();
         AreaDescription {
             start,
             end: area.end,

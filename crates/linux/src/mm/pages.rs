@@ -58,7 +58,8 @@ impl Pages {
     /// Forgets the pages of `[first, end)` and gives what stood behind them, in order, in runs.
     pub(super) fn remove(&mut self, first: u64, end: u64) -> Vec<Run> {
         let mut runs = Runs::default();
-        let keys: Vec<u64> = self.chunks.range(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)).map(|(key, _)| *key).collect();
+        let keys: Vec<u64> =
+            self.chunks.range(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)).map(|(key, _)| *key).collect();
         for key in keys {
             let chunk = self.chunks.get_mut(&key).expect("the key was just found");
             for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {

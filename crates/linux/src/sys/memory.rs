@@ -114,7 +114,8 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
 /// Refuses what cannot be meant: more private memory at once than there is (as `vm.overcommit_memory` 0 does), and more
 /// addresses than `RLIMIT_AS`.
 fn check_room(call: &mut Call<'_>, length: u64, protection: Protection, flags: u64) -> Result<(), Errno> {
-    let is_counted = protection.contains(Protection::WRITE) && flags & MAP_NORESERVE == 0 && flags & MAP_TYPE == MAP_PRIVATE;
+    let is_counted =
+        protection.contains(Protection::WRITE) && flags & MAP_NORESERVE == 0 && flags & MAP_TYPE == MAP_PRIVATE;
     let frames = &call.kernel.frames;
     let memory_bytes = u64::from(frames.limit(crate::frames::Charge::Memory)) * PAGE_SIZE as u64;
     if is_counted && length > memory_bytes {

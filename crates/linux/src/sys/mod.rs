@@ -1,15 +1,31 @@
 //! The system calls, a file for each family. A family's `CALLS` is its part of [`crate::table`].
 
+pub mod access;
+pub mod attribute;
+pub mod descriptor;
+pub mod directory;
+pub mod epoll;
 pub mod futex;
 pub mod identity;
+pub mod ioctl;
+pub mod link;
 pub mod memory;
+pub mod message;
+pub mod open;
+pub mod pipe;
+pub mod poll;
 pub mod process;
+pub mod read_write;
 pub mod schedule;
 pub mod signal;
+pub mod socket;
+pub mod stat;
 pub mod system;
 pub mod thread;
 pub mod time;
 pub mod timer;
+pub mod timer_file;
+pub mod vector;
 
 use crate::call::Call;
 use crate::outcome::SysResult;

@@ -118,9 +118,7 @@ impl ClockName {
             Self::Monotonic => Ok(call.kernel.clock.monotonic_ns()),
             Self::ProcessCpu => Ok(call.kernel.process_cpu_ns(call.pid)),
             Self::ThreadCpu(0) => Ok(call.thread().cpu_ns),
-            Self::ThreadCpu(tid) => {
-                call.kernel.threads.get(&tid).map(|thread| thread.cpu_ns).ok_or(Errno::EINVAL)
-            }
+            Self::ThreadCpu(tid) => call.kernel.threads.get(&tid).map(|thread| thread.cpu_ns).ok_or(Errno::EINVAL),
         }
     }
 

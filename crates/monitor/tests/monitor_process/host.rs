@@ -1,11 +1,12 @@
 //! What the tests need of the host: a zygote, environments, compiled programs, files to show to guests.
 
+use std::collections::BTreeSet;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use calypte_wire::frame::{self, Decoder};
@@ -156,22 +157,32 @@ impl Environment {
     }
 }
 
-/// A program of `tests/programs`, compiled once; its path inside guests that see [`mounts`].
-pub(crate) fn program(name: &str) -> String {
-    static DIRECTORY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()).path();
-    let file = directory.join(name);
-    if !file.exists() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{name}.c"));
-        let status = Command::new("cc").args(["-O1", "-static", "-w", "-o"]).arg(&file).arg(source).status().unwrap();
-        assert!(status.success(), "{name}.c does not compile");
-    }
-    file.to_str().unwrap().to_owned()
+/// Where guests see the compiled programs.
+const PROGRAMS: &str = "/opt";
+
+/// The same for this process and those it starts.
+fn programs_directory() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("monitor-programs")
 }
 
-/// The host's files.
+/// A program of `tests/programs`, compiled once for each run of the tests; its path inside guests that see [`mounts`].
+pub(crate) fn program(name: &str) -> String {
+    static COMPILED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if COMPILED.lock().unwrap().insert(name.to_owned()) {
+        let directory = programs_directory();
+        std::fs::create_dir_all(&directory).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(format!("{name}.c"));
+        let new = directory.join(format!("{name}.{}", std::process::id()));
+        let status = Command::new("cc").args(["-O1", "-static", "-w", "-o"]).arg(&new).arg(source).status().unwrap();
+        assert!(status.success(), "{name}.c does not compile");
+        std::fs::rename(new, directory.join(name)).unwrap();
+    }
+    format!("{PROGRAMS}/{name}")
+}
+
+/// The host's files, and the programs.
 pub(crate) fn mounts() -> Vec<(String, PathBuf)> {
-    vec![("/".into(), "/".into())]
+    vec![("/".into(), "/".into()), (PROGRAMS.into(), programs_directory())]
 }
 
 pub(crate) fn start(arguments: &[&str]) -> Start {
@@ -186,4 +197,15 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         host_name: "guest".into(),
         vcpu_count: 1,
     }
+}
+
+/// The program behind a name in `PATH`, which may be a script that starts the real one.
+pub(crate) fn resolve(program: &str) -> Option<String> {
+    let question: &[&str] = match program {
+        "python3" => &["-c", "import sys; print(sys.executable)"],
+        "node" => &["-p", "process.execPath"],
+        _ => &["which", "busybox"],
+    };
+    let output = Command::new(program).args(question).output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|path| !path.is_empty())
 }

@@ -9,7 +9,7 @@ use calypte_wire::monitor::Platform;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
-use crate::host::{mounts, program};
+use crate::host::{mounts, program, resolve};
 
 pub(crate) const TESTS: &[Test] = &[
     ("run::streams_and_status_are_the_programs", true, streams_and_status_are_the_programs),
@@ -139,15 +139,4 @@ fn programs_of_the_host_run() {
         let stdout = String::from_utf8_lossy(&expected.stdout).into_owned();
         check(&output, expected.status.code().unwrap(), &stdout, "");
     }
-}
-
-/// The program behind a name in `PATH`, which may be a script that starts the real one.
-fn resolve(program: &str) -> Option<String> {
-    let question: &[&str] = match program {
-        "python3" => &["-c", "import sys; print(sys.executable)"],
-        "node" => &["-p", "process.execPath"],
-        _ => &["which", "busybox"],
-    };
-    let output = Command::new(program).args(question).output().ok()?;
-    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|path| !path.is_empty())
 }

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use calypte_types::limits;
-use zip::ZipArchive;
 use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
 use super::{CodeError, refused};
 use crate::trees::writer::{TreeWriter, checked_path};
@@ -102,11 +102,15 @@ fn extract_member(
     links: &mut Vec<PathBuf>,
 ) -> Result<(), CodeError> {
     let raw = archive.by_index_raw(index).map_err(corrupt)?;
-    let (is_encrypted, name) = (raw.encrypted(), String::from_utf8_lossy(raw.name_raw()).into_owned());
+    let (is_encrypted, method) = (raw.encrypted(), raw.compression());
+    let name = String::from_utf8_lossy(raw.name_raw()).into_owned();
     drop(raw);
     let refuse = |problem: String| Err(CodeError::Member { name: name.clone(), problem });
     if is_encrypted {
         return refuse("is encrypted; functions cannot have a password".to_owned());
+    }
+    if !matches!(method, CompressionMethod::Stored | CompressionMethod::Deflated) {
+        return refuse(format!("is compressed in an unsupported way ({method:?}); use deflate"));
     }
     let mut member = match archive.by_index(index) {
         Ok(member) => member,

@@ -51,9 +51,10 @@ const PROGRAMS: [&str; 2] = ["/bin/sh", "/usr/bin/env"];
 const DATA: [&str; 5] =
     ["/etc/ld.so.cache", "/usr/lib/ssl/openssl.cnf", "/etc/ssl/openssl.cnf", "/etc/protocols", "/etc/services"];
 /// Directories of such data.
-const DATA_DIRECTORIES: [&str; 2] = ["/usr/share/zoneinfo", "/usr/lib/locale/C.utf8"];
+const DATA_DIRECTORIES: [&str; 2] = ["/usr/share/zoneinfo", UTF8_LOCALE];
+const UTF8_LOCALE: &str = "/usr/lib/locale/C.utf8";
 /// Where distributions keep the bundle of certificates; the first that exists is used.
-const CERTIFICATE_BUNDLES: [&str; 4] = [
+pub(super) const CERTIFICATE_BUNDLES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
@@ -216,6 +217,10 @@ fn add_data(python: &HostPython, mirror: &mut Mirror<'_, '_>) -> Result<(), Imag
     }
     for directory in DATA_DIRECTORIES {
         add_directory(Path::new(directory), mirror)?;
+    }
+    // Lambda's locale. Hosts seldom have it; its character type, all that functions depend on, is the same.
+    if Path::new(UTF8_LOCALE).is_dir() {
+        mirror.link(Path::new("/usr/lib/locale/en_US.utf8"), OsStr::new("C.utf8"))?;
     }
     for (path, content) in ETC {
         mirror.write(Path::new(path), 0o644, content.as_bytes())?;

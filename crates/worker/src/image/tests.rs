@@ -171,7 +171,7 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     forged[148] ^= 1;
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("parent", tar(&[("../escape", FILE, 0o644, "x")]), "leads out"),
-        ("absolute", tar(&[("/escape", FILE, 0o644, "x")]), "is absolute"),
+        ("absolute", tar(&[("/escape", FILE, 0o644, "x")]), "has an absolute path"),
         ("through a link", tar(&[("l", SYMLINK, 0, "../../.."), ("l/escape/x/y", FILE, 0, "x")]), ""),
         ("link to outside", tar(&[("l", HARD_LINK, 0, "../../../etc/passwd")]), "leads out"),
         ("link to nothing", tar(&[("l", HARD_LINK, 0, "absent")]), "cannot write"),
@@ -324,7 +324,7 @@ fn damaged_and_foreign_container_images_are_refused() {
     refuse("is longer than", &|root| fs::write(root.join("index.json"), vec![b' '; 5 << 20]).unwrap());
     refuse("is not \"sha256:\"", &|root| edit(root, "index.json", "sha256:", "sha512:"));
     refuse("is not \"sha256:\"", &|root| {
-        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap()
+        fs::write(root.join("index.json"), r#"{"manifests":[{"digest":"sha256:../../x"}]}"#).unwrap();
     });
     refuse("no image for linux/amd64", &|root| fs::write(root.join("index.json"), r#"{"manifests":[]}"#).unwrap());
     refuse("its digest is", &|root| {
@@ -404,6 +404,16 @@ fn the_host_python_runs_on_its_image() {
         log.contains("File \"/var/runtime/bootstrap.py\", line ") && log.contains("AWS_LAMBDA_RUNTIME_API"),
         "{log}"
     );
+    let code = "import locale, os, pwd, ssl, time; locale.setlocale(locale.LC_ALL, 'en_US.UTF-8'); \
+                print(locale.getpreferredencoding().upper(), pwd.getpwuid(0).pw_name, time.tzname[0])";
+    let output = run_in(&image, &[executable, "-c", code]).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.starts_with("UTF-8 root UTC"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    if python::CERTIFICATE_BUNDLES.iter().any(|path| Path::new(path).exists()) {
+        let code = "import ssl; print(len(ssl.create_default_context().get_ca_certs()) > 10)";
+        let output = run_in(&image, &[executable, "-c", code]).unwrap();
+        assert_eq!(output.stdout, b"True\n", "{}", String::from_utf8_lossy(&output.stderr));
+    }
     let output = run_in(&image, &["/bin/sh", "-c", "exec python3 -c 'print(1 + 1)'"]).unwrap();
     assert_eq!(output.stdout, b"2\n", "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -431,6 +441,37 @@ fn the_closure_of_shared_objects_is_the_loaders_own() {
         found.dedup();
         assert_eq!(found, expected, "{}", program.display());
     }
+}
+
+/// Damages an archive at pseudo-random places: whatever comes of it, it is a value.
+#[test]
+fn damaged_archives_never_panic() {
+    let (directory, images) = images();
+    let whole = tar(&[
+        ("d/", DIRECTORY, 0o755, ""),
+        ("d/file", FILE, 0o644, &"x".repeat(700)),
+        ("link", SYMLINK, 0, "d"),
+        ("hard", HARD_LINK, 0, "d/file"),
+    ]);
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    let mut accepted = 0;
+    for _ in 0..100 {
+        let mut bytes = if random(2) == 0 { whole.clone() } else { gzip(&whole) };
+        for _ in 0..=random(4) {
+            let place = random(bytes.len());
+            bytes[place] = random(256) as u8;
+        }
+        bytes.truncate(bytes.len() - random(bytes.len() / 4));
+        let path = write(directory.path(), "damaged.tar", bytes);
+        accepted += usize::from(images.add_from_tar("damaged", &path, &mut |_| {}).is_ok());
+    }
+    assert!(accepted < 100);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) struct TreeLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
     /// The path is not a plain relative one.
-    #[error("path {path:?} {problem}")]
+    #[error("{path:?} {problem}")]
     Path {
         /// As the archive has it.
         path: String,
@@ -78,21 +78,21 @@ pub(crate) fn checked_path(path: &Path) -> Result<PathBuf, EntryError> {
     let bytes = path.as_os_str().as_bytes();
     let refuse = |problem| Err(EntryError::Path { path: path.display().to_string(), problem });
     if bytes.len() >= PATH_BYTES_MAX {
-        return refuse("is longer than 4095 bytes");
+        return refuse("has a path longer than 4095 bytes");
     }
     if bytes.contains(&0) {
-        return refuse("contains a NUL byte");
+        return refuse("has a NUL byte in its path");
     }
     if bytes.first() == Some(&b'/') {
-        return refuse("is absolute; entries must be relative to the root of the archive");
+        return refuse("has an absolute path; paths must be relative to the root of the archive");
     }
     let mut checked = PathBuf::new();
     for (depth, component) in bytes.split(|&b| b == b'/').filter(|c| !matches!(*c, b"" | b".")).enumerate() {
         if component == b".." {
-            return refuse("leads out of the archive with '..'");
+            return refuse("has a path that leads out of the archive with '..'");
         }
         if component.len() > 255 {
-            return refuse("has a component longer than 255 bytes");
+            return refuse("has a path with a name longer than 255 bytes");
         }
         if depth >= DEPTH_MAX {
             return refuse("is nested deeper than 256 directories");
@@ -329,10 +329,10 @@ mod tests {
             ("../x", "leads out"),
             ("a/../../x", "leads out"),
             ("a/..", "leads out"),
-            ("/etc/passwd", "is absolute"),
+            ("/etc/passwd", "has an absolute"),
             ("a\0b", "NUL"),
             (&"x/".repeat(300), "nested deeper"),
-            (&"x".repeat(256), "component longer"),
+            (&"x".repeat(256), "name longer"),
             (&"x/".repeat(2100), "longer than 4095"),
         ] {
             let error = checked_path(Path::new(path)).unwrap_err().to_string();

@@ -1,0 +1,174 @@
+//! A running server: worker, control, API and administration socket on one data folder.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use calypte_control::Control;
+use calypte_store::Store;
+use calypte_worker::code::CodeCache;
+use calypte_worker::image::Images;
+use calypte_worker::{Worker, WorkerConfig};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use crate::administration::listener::OwnerListener;
+use crate::administration::service::{Administration, router};
+use crate::data::{DataFolder, REGION_DEFAULT};
+use crate::output::note;
+
+/// Options of the verbs that start a server.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Port of the API; 0 takes a free one
+    #[arg(long, default_value_t = 7070)]
+    port: u16,
+    /// Address of the API. The API has no encryption: put a proxy with TLS before anything but this machine
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    host: IpAddr,
+    /// Region in the names of functions
+    #[arg(long, default_value = REGION_DEFAULT, env = "CALYPTE_REGION", value_parser = region)]
+    region: String,
+}
+
+fn region(text: &str) -> Result<String, String> {
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if (1..=32).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("a region has 1 to 32 lower-case letters, digits and '-', for example us-east-1".to_owned())
+    }
+}
+
+/// What a server needs before it listens. The data folder is this process's own from here on.
+pub(crate) struct Prepared {
+    folder: DataFolder,
+    region: String,
+    listener: TcpListener,
+    pub(crate) store: Store,
+    pub(crate) images: Images,
+    stop: Stop,
+}
+
+/// A server that listens.
+pub(crate) struct Running {
+    folder: DataFolder,
+    /// `http://HOST:PORT`.
+    pub(crate) endpoint: String,
+    pub(crate) region: String,
+    store: Store,
+    worker: Arc<Worker>,
+    stop_api: tokio::sync::oneshot::Sender<()>,
+    api: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+    stop: Stop,
+}
+
+/// The signals that end a server.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+impl Prepared {
+    /// Takes the data folder and the port.
+    pub(crate) async fn new(options: &Options, folder: DataFolder) -> anyhow::Result<Self> {
+        calypte_kvm::probe()?;
+        let stop = Stop::new().context("cannot handle signals")?;
+        let address = SocketAddr::new(options.host, options.port);
+        let store = Store::open(folder.path()).await?;
+        // From now on, what is read here is this process's to write.
+        folder.remove_endpoint();
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                bail!("{address} is in use by another program; choose another port with --port, or 0 for a free one")
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot listen on {address}")),
+        };
+        let images = Images::open(folder.runtimes())?;
+        Ok(Self { folder, region: options.region.clone(), listener, store, images, stop })
+    }
+
+    /// The data folder.
+    pub(crate) fn folder(&self) -> &DataFolder {
+        &self.folder
+    }
+
+    /// Starts everything.
+    pub(crate) async fn start(self) -> anyhow::Result<Running> {
+        let Self { folder, region, listener, store, images, stop } = self;
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let worker = Worker::start(WorkerConfig::new(folder.path().to_owned(), program)).await?;
+        let code = CodeCache::open(folder.code())?;
+        let executor = Arc::clone(&worker) as Arc<dyn calypte_control::Executor>;
+        let control = Arc::new(Control::new(store.clone(), executor, images, code, region.clone())?);
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let administration = OwnerListener::bind(folder.path()).context("cannot make the administration socket")?;
+        let service = router(Administration {
+            control: Arc::clone(&control),
+            worker: Arc::clone(&worker),
+            endpoint: endpoint.clone(),
+        });
+        let administration = tokio::spawn(async move {
+            if let Err(error) = axum::serve(administration, service).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "the administration socket failed");
+            }
+        });
+        let collector = tokio::spawn({
+            let control = Arc::clone(&control);
+            async move { control.keep_collecting_garbage().await }
+        });
+        let (stop_api, stopped) = tokio::sync::oneshot::channel();
+        let api = tokio::spawn(calypte_api::serve(listener, control, async {
+            // The sender's end means stop as well.
+            let _ = stopped.await;
+        }));
+        folder.write_endpoint(&endpoint, &region)?;
+        let background = vec![administration, collector];
+        Ok(Running { folder, endpoint, region, store, worker, stop_api, api, background, stop })
+    }
+}
+
+impl Running {
+    /// Serves until Ctrl-C or SIGTERM, then ends everything that belongs to the server. A second signal ends it at
+    /// once.
+    pub(crate) async fn serve(self) -> anyhow::Result<()> {
+        let Self { folder, store, worker, stop_api, api, background, mut stop, .. } = self;
+        stop.wait().await;
+        note("stopping …");
+        let end = async {
+            folder.remove_endpoint();
+            // Gone already, if the API has failed.
+            let _ = stop_api.send(());
+            let served = api.await;
+            for task in background {
+                task.abort();
+                // Aborted, as it should be.
+                let _ = task.await;
+            }
+            worker.shutdown().await;
+            store.close().await;
+            served.context("the API failed")
+        };
+        tokio::select! {
+            result = end => result,
+            () = stop.wait() => bail!("stopped at once; running invocations were cut off"),
+        }
+    }
+}

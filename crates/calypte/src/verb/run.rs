@@ -1,0 +1,147 @@
+//! `calypte run`: any program in a microVM, with this process's streams.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use calypte_monitor::run::{LaunchError, Program, RunConfig, RunError, run_program};
+use calypte_types::limits;
+use calypte_wire::monitor::Platform;
+use calypte_worker::image::{Images, RuntimeImage};
+
+use super::Global;
+use crate::environment_variable::EnvironmentVariable;
+use crate::output;
+
+/// Exit status when the program could not be run, as of `env(1)` and `docker run`.
+const STATUS_NOT_RUN: u8 = 125;
+/// Exit status when there is no such program, as of shells.
+const STATUS_NOT_FOUND: u8 = 127;
+/// Where programs are looked for in the microVM.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Variables of this process that the program gets too: they describe the terminal.
+const PASSED_ON: [&str; 3] = ["TERM", "COLUMNS", "LINES"];
+
+/// Options.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Runtime whose files the program sees [default: the only one there is]
+    #[arg(long, value_name = "NAME", conflicts_with = "rootfs")]
+    runtime: Option<String>,
+    /// Folder whose files the program sees, read-only; / shows it this host's
+    #[arg(long, value_name = "FOLDER")]
+    rootfs: Option<PathBuf>,
+    /// Memory
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    memory: u32,
+    /// Size of /tmp, which is the program's own and gone afterwards
+    #[arg(long, value_name = "MIB", default_value_t = limits::EPHEMERAL_STORAGE_MIB_MIN)]
+    tmp: u32,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// An environment variable; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<EnvironmentVariable>,
+    /// Working directory in the microVM
+    #[arg(long, value_name = "FOLDER")]
+    workdir: Option<String>,
+    /// End the program after this time
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Program and arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    program: Vec<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a time in seconds, for example 2.5".to_owned())
+}
+
+/// Runs it. The exit status is the program's; 125 when it could not be run, 127 when there is none of that name.
+pub(crate) fn run(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
+    let program = match describe(arguments, global) {
+        Ok(program) => program,
+        Err(error) => return Ok(fail(&error, STATUS_NOT_RUN, global)),
+    };
+    match run_program(program) {
+        Ok(status) => Ok(ExitCode::from(status.code())),
+        Err(error) => {
+            let is_unknown = matches!(error, RunError::Launch(LaunchError::NotInPath { .. }));
+            Ok(fail(&error.into(), if is_unknown { STATUS_NOT_FOUND } else { STATUS_NOT_RUN }, global))
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error, status: u8, global: &Global) -> ExitCode {
+    output::fail(error, global.json);
+    ExitCode::from(status)
+}
+
+fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> {
+    let mut environment = vec![
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOME".to_owned(), "/tmp".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ];
+    environment.extend(PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    let (root, image_directory) = match arguments.rootfs {
+        Some(folder) => {
+            let root = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+            if !root.is_dir() {
+                bail!("{} is not a folder; --rootfs takes the folder that the program sees as /", root.display());
+            }
+            (root, None)
+        }
+        None => {
+            let image = choose_runtime(arguments.runtime.as_deref(), global)?;
+            environment.extend(image.environment);
+            (image.root, image.working_directory)
+        }
+    };
+    environment.extend(arguments.env.into_iter().map(|variable| (variable.name, variable.value)));
+    let mut program = Program {
+        platform: Platform::Kvm,
+        mounts: vec![("/".to_owned(), root)],
+        arguments: arguments.program,
+        environment: Vec::new(),
+        working_directory: arguments.workdir.or(image_directory).unwrap_or_else(|| "/".to_owned()),
+        memory_mib: arguments.memory,
+        tmp_mib: arguments.tmp,
+        host_name: "calypte".to_owned(),
+        vcpu_count: arguments.cpus,
+    };
+    // The last one of a name counts.
+    for (name, value) in environment {
+        program.set_variable(&name, &value);
+    }
+    Ok(RunConfig { program, timeout: arguments.timeout })
+}
+
+fn choose_runtime(name: Option<&str>, global: &Global) -> anyhow::Result<RuntimeImage> {
+    let folder = global.data_folder()?.runtimes();
+    let none = || {
+        "there is no runtime yet; import one with `calypte runtime add --from-host python3`, or use --rootfs / to show \
+         the program this host's files"
+    };
+    if !folder.is_dir() {
+        bail!(none());
+    }
+    let images = Images::open(folder)?;
+    if let Some(name) = name {
+        return Ok(images.get(name)?);
+    }
+    let mut all = images.list()?;
+    match all.len() {
+        0 => bail!(none()),
+        1 => Ok(all.remove(0)),
+        _ => {
+            let names: Vec<&str> = all.iter().map(|image| image.name.as_str()).collect();
+            bail!("there are several runtimes; name one with --runtime: {}", names.join(", "))
+        }
+    }
+}

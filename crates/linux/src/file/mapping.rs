@@ -1,0 +1,86 @@
+//! What a mapped file looks like to the memory manager.
+
+use std::sync::Arc;
+
+use calypte_platform::{Frame, PAGE_SIZE};
+
+use crate::errno::Errno;
+use crate::frames::Frames;
+use crate::fs::host::HostFile;
+use crate::fs::tmp::{Content, TmpInode};
+
+/// A file as `mmap` keeps it, independent of its descriptors.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    source: Source,
+    path: Arc<[u8]>,
+    device: u64,
+    inode: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Host(Arc<HostFile>),
+    Tmp(Arc<TmpInode>),
+    Zero,
+}
+
+impl Mapping {
+    /// Of a file of the host.
+    pub fn of_host(file: Arc<HostFile>, path: Arc<[u8]>, device: u64, inode: u64) -> Self {
+        Self { source: Source::Host(file), path, device, inode }
+    }
+
+    /// Of a file in guest memory.
+    pub fn of_tmp(inode: Arc<TmpInode>, path: Arc<[u8]>) -> Self {
+        let metadata = inode.metadata();
+        Self { source: Source::Tmp(inode), path, device: metadata.device, inode: metadata.inode }
+    }
+
+    /// Of `/dev/zero`: to be treated as anonymous memory.
+    pub fn of_zeros(path: Arc<[u8]>) -> Self {
+        Self { source: Source::Zero, path, device: 0, inode: 0 }
+    }
+
+    /// Whether it is a mapping of `/dev/zero`.
+    pub fn is_zero(&self) -> bool {
+        matches!(self.source, Source::Zero)
+    }
+
+    /// Reads the page of a number: how many of its bytes are before the end of the file.
+    pub fn read_page(&self, index: u64, frames: &Frames, buffer: &mut [u8; PAGE_SIZE]) -> Result<usize, Errno> {
+        let offset = index.checked_mul(PAGE_SIZE as u64).ok_or(Errno::EOVERFLOW)?;
+        match &self.source {
+            Source::Host(file) => file.read_at(offset, buffer),
+            Source::Tmp(inode) => match &inode.state().content {
+                Content::Regular(pages) => Ok(pages.read(frames, offset, buffer)),
+                _ => Err(Errno::ENODEV),
+            },
+            Source::Zero => {
+                buffer.fill(0);
+                Ok(PAGE_SIZE)
+            }
+        }
+    }
+
+    /// The guest frame that is the page of a number, for coherent shared mappings; the file keeps its own reference and
+    /// the caller adds one. `None` for files that are not in guest memory. `ENXIO` beyond the end.
+    pub fn shared_frame(&self, index: u64, frames: &mut Frames) -> Result<Option<Frame>, Errno> {
+        let Source::Tmp(inode) = &self.source else { return Ok(None) };
+        match &mut inode.state().content {
+            Content::Regular(pages) if pages.has_page(index) => pages.frame(frames, index).map(Some),
+            Content::Regular(_) => Err(Errno::ENXIO),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    /// The absolute path, as `/proc/self/maps` shows it.
+    pub fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    /// Device and file number, as `/proc/self/maps` shows them.
+    pub fn device_and_inode(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+}

@@ -1,0 +1,322 @@
+//! Open files: what a descriptor stands for.
+//!
+//! An [`OpenFile`] is a position, status flags and a [`Body`], the object itself. Objects never block: they return
+//! `EAGAIN`, and the system call turns that into a wait for [`OpenFile::wait_keys`]. An object whose last descriptor is
+//! closed is dropped, and rings what has to know ([`crate::notifier`]).
+
+pub mod buffers;
+pub mod epoll;
+pub mod event;
+mod io;
+mod mapping;
+pub mod pipe;
+pub mod readiness;
+mod table;
+pub mod timer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+
+pub use mapping::Mapping;
+pub use table::{DESCRIPTORS_MAX, FdTable};
+
+use crate::console::Stream;
+use crate::errno::Errno;
+use crate::file::epoll::Epoll;
+use crate::file::event::EventFd;
+use crate::file::pipe::PipeEnd;
+use crate::file::timer::TimerFd;
+use crate::fs::Location;
+use crate::fs::fixed::Device;
+use crate::fs::host::HostFile;
+use crate::fs::listing::Entry;
+use crate::fs::metadata::{Metadata, device_number};
+use crate::fs::tmp::TmpInode;
+use crate::kernel::Kernel;
+use crate::net::Socket;
+use crate::outcome::WaitKey;
+
+/// May be read (`O_RDONLY`, `O_RDWR`).
+pub const READABLE: u32 = 1;
+/// May be written (`O_WRONLY`, `O_RDWR`).
+pub const WRITABLE: u32 = 2;
+
+/// Flags of `open(2)` that `fcntl(F_SETFL)` may change.
+pub const CHANGEABLE_FLAGS: u32 = (libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME) as u32;
+
+/// Minor device number of objects without a name.
+const ANONYMOUS_DEVICE_MINOR: u32 = 14;
+
+/// An open file description: `open(2)`.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// The object.
+    pub body: Body,
+    /// Where it was opened; nothing for objects without a name.
+    pub location: Option<Location>,
+    path: Arc<[u8]>,
+    access: u32,
+    flags: AtomicU32,
+    offset: Mutex<u64>,
+}
+
+/// What is open.
+#[derive(Debug)]
+pub enum Body {
+    /// A file of the host.
+    Host(Arc<HostFile>),
+    /// A regular file in guest memory.
+    Tmp(Arc<TmpInode>),
+    /// A directory: its names, once they were asked for.
+    Directory(Mutex<Option<Vec<Entry>>>),
+    /// A file with content of the monitor's making. Writes are taken and forgotten where they are allowed.
+    Text(Arc<[u8]>),
+    /// A character device.
+    Device(Device),
+    /// The guest's standard input.
+    ConsoleInput,
+    /// The guest's standard output or error.
+    ConsoleOutput(Stream),
+    /// An end of a pipe.
+    Pipe(PipeEnd),
+    /// `eventfd(2)`.
+    Event(EventFd),
+    /// `timerfd_create(2)`.
+    Timer(TimerFd),
+    /// `epoll(7)`.
+    Epoll(Epoll),
+    /// A socket.
+    Socket(Arc<Socket>),
+    /// `O_PATH`: only a name for a location.
+    Path,
+}
+
+impl Body {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        matches!(self, Body::Directory(_))
+    }
+}
+
+impl OpenFile {
+    /// An object without a name. `flags` are those of `open(2)`.
+    pub fn anonymous(body: Body, path: &str, access: u32, flags: u32) -> Arc<Self> {
+        Self::new(body, None, path.as_bytes().into(), access, flags)
+    }
+
+    /// A file that was opened by its name.
+    pub fn new(body: Body, location: Option<Location>, path: Arc<[u8]>, access: u32, flags: u32) -> Arc<Self> {
+        let kept = CHANGEABLE_FLAGS | (libc::O_PATH | libc::O_DIRECTORY | libc::O_SYNC | libc::O_DSYNC) as u32;
+        let flags = AtomicU32::new(flags & kept);
+        Arc::new(Self { body, location, path, access, flags, offset: Mutex::new(0) })
+    }
+
+    /// What `/proc/self/fd` shows.
+    pub fn path(&self) -> Vec<u8> {
+        match &self.body {
+            Body::Pipe(_) | Body::Socket(_) if self.location.is_none() => {
+                let mut path = self.path.to_vec();
+                path.extend_from_slice(format!("[{}]", self.identity()).as_bytes());
+                path
+            }
+            _ => self.path.to_vec(),
+        }
+    }
+
+    /// A number that only this object has among those without a name.
+    fn identity(&self) -> u64 {
+        let mut keys = Vec::new();
+        match &self.body {
+            Body::Pipe(end) => return end.pipe().identity(),
+            Body::Socket(socket) => keys.push(WaitKey::Object(socket.beacon().object())),
+            Body::Event(event) => keys.push(WaitKey::Object(event.beacon().object())),
+            Body::Timer(timer) => keys.push(WaitKey::Object(timer.beacon().object())),
+            Body::Epoll(epoll) => keys.push(WaitKey::Object(epoll.beacon().object())),
+            _ => {}
+        }
+        match keys.first() {
+            Some(WaitKey::Object(object)) => object.0,
+            _ => 1,
+        }
+    }
+
+    /// Whether it was opened for reading.
+    pub fn is_readable(&self) -> bool {
+        self.access & READABLE != 0
+    }
+
+    /// Whether it was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        self.access & WRITABLE != 0
+    }
+
+    /// Flags as `fcntl(F_GETFL)` gives them.
+    pub fn flags(&self) -> u32 {
+        let access = match self.access {
+            WRITABLE => libc::O_WRONLY,
+            access if access == READABLE | WRITABLE => libc::O_RDWR,
+            _ => libc::O_RDONLY,
+        };
+        self.flags.load(Ordering::Relaxed) | access as u32
+    }
+
+    /// Changes the flags that may change.
+    pub fn set_flags(&self, flags: u32) {
+        let kept = self.flags.load(Ordering::Relaxed) & !CHANGEABLE_FLAGS;
+        self.flags.store(kept | flags & CHANGEABLE_FLAGS, Ordering::Relaxed);
+    }
+
+    /// Switches `O_NONBLOCK`.
+    pub fn set_nonblocking(&self, is_nonblocking: bool) {
+        let flags = self.flags.load(Ordering::Relaxed);
+        let bit = libc::O_NONBLOCK as u32;
+        self.flags.store(if is_nonblocking { flags | bit } else { flags & !bit }, Ordering::Relaxed);
+    }
+
+    /// Whether operations fail with `EAGAIN` instead of waiting.
+    pub fn is_nonblocking(&self) -> bool {
+        self.has_flag(libc::O_NONBLOCK)
+    }
+
+    fn has_flag(&self, flag: i32) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag as u32 != 0
+    }
+
+    /// Whether it is only a name (`O_PATH`): most calls refuse it with `EBADF`.
+    pub fn is_path_only(&self) -> bool {
+        matches!(self.body, Body::Path)
+    }
+
+    /// The socket, `ENOTSOCK` if it is none.
+    pub fn socket(&self) -> Result<&Arc<Socket>, Errno> {
+        match &self.body {
+            Body::Socket(socket) => Ok(socket),
+            Body::Path => Err(Errno::EBADF),
+            _ => Err(Errno::ENOTSOCK),
+        }
+    }
+
+    /// How long reading waits, where there is a limit (`SO_RCVTIMEO`).
+    pub fn receive_timeout_ns(&self) -> Option<u64> {
+        match &self.body {
+            Body::Socket(socket) => socket.receive_timeout_ns(),
+            _ => None,
+        }
+    }
+
+    /// How long writing waits, where there is a limit (`SO_SNDTIMEO`).
+    pub fn send_timeout_ns(&self) -> Option<u64> {
+        match &self.body {
+            Body::Socket(socket) => socket.send_timeout_ns(),
+            _ => None,
+        }
+    }
+
+    /// What `fstat(2)` tells.
+    pub fn metadata(&self, kernel: &Kernel) -> Result<Metadata, Errno> {
+        if let Body::Host(file) = &self.body {
+            return file.metadata(kernel.files.hosts());
+        }
+        if let Some(location) = &self.location {
+            return location.metadata(kernel);
+        }
+        let mode = match &self.body {
+            Body::Tmp(inode) => return Ok(inode.metadata()),
+            Body::Pipe(_) | Body::ConsoleInput | Body::ConsoleOutput(_) => libc::S_IFIFO | 0o600,
+            Body::Socket(_) => libc::S_IFSOCK | 0o777,
+            _ => 0o600,
+        };
+        let started = kernel.files.started();
+        Ok(Metadata {
+            device: device_number(0, ANONYMOUS_DEVICE_MINOR),
+            inode: self.identity(),
+            mode,
+            links: 1,
+            accessed: started,
+            modified: started,
+            changed: started,
+            ..Metadata::default()
+        })
+    }
+
+    /// What can be done without blocking.
+    pub fn readiness(&self, kernel: &Kernel) -> u32 {
+        match &self.body {
+            Body::ConsoleInput => readiness::from(kernel.console.is_readable(), false),
+            Body::ConsoleOutput(_) => readiness::from(false, kernel.console.output_room() > 0),
+            Body::Pipe(end) => end.readiness(),
+            Body::Event(event) => event.readiness(),
+            Body::Timer(timer) => timer.readiness(kernel.clock.monotonic_ns()),
+            Body::Epoll(epoll) => readiness::from(epoll.has_ready(kernel, 0), false),
+            Body::Socket(socket) => socket.readiness(),
+            _ => readiness::BOTH,
+        }
+    }
+
+    /// What to wait for when it is not ready.
+    pub fn wait_keys(&self, kernel: &Kernel, keys: &mut Vec<WaitKey>) {
+        match &self.body {
+            Body::ConsoleInput | Body::ConsoleOutput(_) => {
+                keys.push(WaitKey::Object(kernel.console.beacon().object()));
+            }
+            Body::Pipe(end) => keys.extend(end.beacons().map(|beacon| WaitKey::Object(beacon.object()))),
+            Body::Event(event) => keys.push(WaitKey::Object(event.beacon().object())),
+            Body::Timer(timer) => keys.push(WaitKey::Object(timer.beacon().object())),
+            Body::Epoll(epoll) => epoll.wait_keys(kernel, keys, 0),
+            Body::Socket(socket) => keys.push(WaitKey::Object(socket.beacon().object())),
+            _ => {}
+        }
+    }
+
+    /// Counts changes of readiness, for edge-triggered epoll.
+    pub fn changes(&self, kernel: &Kernel) -> u64 {
+        match &self.body {
+            Body::ConsoleInput | Body::ConsoleOutput(_) => kernel.console.beacon().changes(),
+            Body::Pipe(end) => end.beacons().map(|beacon| beacon.changes()).sum(),
+            Body::Event(event) => event.beacon().changes(),
+            Body::Timer(timer) => timer.changes(kernel.clock.monotonic_ns()),
+            Body::Epoll(epoll) => epoll.changes(kernel, 0),
+            Body::Socket(socket) => socket.beacon().changes(),
+            _ => 0,
+        }
+    }
+
+    /// Whether epoll can watch it; regular files and directories are always ready, and refused with `EPERM`.
+    pub fn is_pollable(&self) -> bool {
+        !matches!(
+            self.body,
+            Body::Host(_) | Body::Tmp(_) | Body::Directory(_) | Body::Text(_) | Body::Device(_) | Body::Path
+        )
+    }
+
+    /// What `mmap` needs. `ENODEV` if it cannot be mapped.
+    pub fn mapping(&self) -> Result<Mapping, Errno> {
+        match &self.body {
+            Body::Host(file) => {
+                let (device, inode) = file.device_and_inode();
+                Ok(Mapping::of_host(file.clone(), self.path.clone(), device, inode))
+            }
+            Body::Tmp(inode) => Ok(Mapping::of_tmp(inode.clone(), self.path.clone())),
+            Body::Device(Device::Zero) => Ok(Mapping::of_zeros(self.path.clone())),
+            Body::Path => Err(Errno::EBADF),
+            _ => Err(Errno::ENODEV),
+        }
+    }
+}
+
+/// A table with the standard streams as descriptors 0, 1 and 2.
+pub fn standard_streams() -> FdTable {
+    let mut table = FdTable::default();
+    let streams = [
+        (Body::ConsoleInput, READABLE),
+        (Body::ConsoleOutput(Stream::Output), WRITABLE),
+        (Body::ConsoleOutput(Stream::Error), WRITABLE),
+    ];
+    for (fd, (body, access)) in (0..).zip(streams) {
+        let file = OpenFile::anonymous(body, &format!("pipe:[{}]", fd + 1), access, 0);
+        table.insert(file, false, fd).expect("a new table has room");
+    }
+    table
+}

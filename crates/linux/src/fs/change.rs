@@ -1,0 +1,318 @@
+//! Changes to the tree: making, removing, linking and renaming files, and changing their metadata. Only file systems in
+//! guest memory can be changed.
+
+use std::sync::{Arc, Weak};
+
+use crate::errno::Errno;
+use crate::file::pipe::Pipe;
+use crate::fs::metadata::{MAY_EXECUTE, MAY_WRITE, PERMISSION_MASK, Time};
+use crate::fs::node::{Location, Node};
+use crate::fs::open::owner;
+use crate::fs::tmp::{Content, LINK_BYTES_MAX, State, TmpInode};
+use crate::fs::walk::{Follow, Found, Walker};
+use crate::kernel::Kernel;
+use crate::net::Socket;
+use crate::process::Pid;
+
+/// A directory that a process may make and remove names in.
+pub fn writable_directory(kernel: &Kernel, pid: Pid, directory: &Location) -> Result<Arc<TmpInode>, Errno> {
+    let Node::Tmp(inode) = &directory.node else {
+        return Err(if matches!(directory.node, Node::Proc(_)) { Errno::ENOENT } else { Errno::EROFS });
+    };
+    if !inode.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    inode.metadata().check(Walker::new(kernel, pid)?.credentials(), MAY_WRITE | MAY_EXECUTE)?;
+    Ok(inode.clone())
+}
+
+/// In a sticky directory only the owner of a file, or of the directory, takes its name away.
+fn check_sticky(kernel: &Kernel, pid: Pid, directory: &TmpInode, name: &[u8]) -> Result<(), Errno> {
+    let directory_metadata = directory.metadata();
+    let uid = Walker::new(kernel, pid)?.credentials().uid_effective;
+    if uid == 0 || directory_metadata.mode & libc::S_ISVTX == 0 || directory_metadata.uid == uid {
+        return Ok(());
+    }
+    match directory.lookup(name)? {
+        Some(child) if child.metadata().uid != uid => Err(Errno::EPERM),
+        _ => Ok(()),
+    }
+}
+
+/// What `mknod(2)` and its relatives make.
+#[derive(Debug, Clone)]
+pub enum Made {
+    /// A directory.
+    Directory,
+    /// An empty regular file.
+    Regular,
+    /// A named pipe.
+    Fifo,
+    /// The name of a Unix socket.
+    Socket(Weak<Socket>),
+    /// A symbolic link.
+    Link(Vec<u8>),
+}
+
+/// Makes a file. `permissions` are already without those of the umask.
+pub fn make(
+    kernel: &mut Kernel,
+    pid: Pid,
+    base: &Location,
+    path: &[u8],
+    made: Made,
+    permissions: u32,
+) -> Result<Arc<TmpInode>, Errno> {
+    let found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
+    if found.location.is_some() {
+        return Err(Errno::EEXIST);
+    }
+    let (directory, name) = found.last.ok_or(Errno::EEXIST)?;
+    if found.is_directory_required && !matches!(made, Made::Directory) {
+        return Err(Errno::ENOENT);
+    }
+    let parent = writable_directory(kernel, pid, &directory)?;
+    let owner = owner(kernel, pid)?;
+    let fs = parent.file_system();
+    let inode = match made {
+        Made::Directory => fs.create_directory(permissions, owner)?,
+        Made::Regular => fs.create_regular(permissions, owner)?,
+        Made::Fifo => {
+            let pipe = Pipe::new(kernel.waits.notifier(), kernel.files.buffers());
+            fs.create(libc::S_IFIFO | permissions, owner, Content::Fifo(pipe))?
+        }
+        Made::Socket(socket) => fs.create(libc::S_IFSOCK | permissions, owner, Content::Socket(socket))?,
+        Made::Link(target) if target.is_empty() => return Err(Errno::ENOENT),
+        Made::Link(target) if target.len() > LINK_BYTES_MAX => return Err(Errno::ENAMETOOLONG),
+        Made::Link(target) => fs.create(libc::S_IFLNK | 0o777, owner, Content::Link(target))?,
+    };
+    parent.insert(&name, &inode, owner.now)?;
+    Ok(inode)
+}
+
+/// The directory and name at the end of a path, for calls that take a name away.
+fn named(
+    kernel: &Kernel,
+    pid: Pid,
+    base: &Location,
+    path: &[u8],
+    at_dot: Errno,
+) -> Result<(Location, Vec<u8>, Found), Errno> {
+    let mut found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
+    if path.ends_with(b"/.") || path == b"." {
+        return Err(Errno::EINVAL);
+    }
+    let (directory, name) = found.last.take().ok_or(at_dot)?;
+    if found.location.as_ref().is_some_and(Location::is_junction) {
+        return Err(Errno::EBUSY);
+    }
+    Ok((directory, name, found))
+}
+
+/// `unlink(2)`.
+pub fn unlink(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Result<(), Errno> {
+    let (directory, name, found) = named(kernel, pid, base, path, Errno::EISDIR)?;
+    let location = found.location.ok_or(Errno::ENOENT)?;
+    let parent = writable_directory(kernel, pid, &directory)?;
+    check_sticky(kernel, pid, &parent, &name)?;
+    if location.is_directory() {
+        return Err(Errno::EISDIR);
+    }
+    if found.is_directory_required {
+        return Err(Errno::ENOTDIR);
+    }
+    parent.unlink(&name, Time::from_ns(kernel.clock.realtime_ns()))
+}
+
+/// `rmdir(2)`.
+pub fn remove_directory(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Result<(), Errno> {
+    let (directory, name, found) = named(kernel, pid, base, path, Errno::ENOTEMPTY)?;
+    let location = found.location.ok_or(Errno::ENOENT)?;
+    if !location.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    let parent = writable_directory(kernel, pid, &directory)?;
+    check_sticky(kernel, pid, &parent, &name)?;
+    parent.remove_directory(&name, Time::from_ns(kernel.clock.realtime_ns()))
+}
+
+/// How [`rename`] treats an existing target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It is replaced.
+    Replace,
+    /// It is an error (`RENAME_NOREPLACE`).
+    Refuse,
+    /// It gets the other name (`RENAME_EXCHANGE`).
+    Exchange,
+}
+
+/// `renameat2(2)`.
+pub fn rename(
+    kernel: &mut Kernel,
+    pid: Pid,
+    (old_base, old_path): (&Location, &[u8]),
+    (new_base, new_path): (&Location, &[u8]),
+    existing: Existing,
+) -> Result<(), Errno> {
+    let (old_directory, old_name, old) = named(kernel, pid, old_base, old_path, Errno::EBUSY)?;
+    let (new_directory, new_name, new) = named(kernel, pid, new_base, new_path, Errno::EBUSY)?;
+    let source = old.location.ok_or(Errno::ENOENT)?;
+    if (old.is_directory_required || new.is_directory_required) && !source.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    if !is_same_mount(&old_directory, &new_directory) {
+        return Err(Errno::EXDEV);
+    }
+    let from = writable_directory(kernel, pid, &old_directory)?;
+    let to = writable_directory(kernel, pid, &new_directory)?;
+    check_sticky(kernel, pid, &from, &old_name)?;
+    check_sticky(kernel, pid, &to, &new_name)?;
+    let now = Time::from_ns(kernel.clock.realtime_ns());
+    match existing {
+        Existing::Exchange => from.exchange(&old_name, &to, &new_name, now),
+        _ => from.rename(&old_name, &to, &new_name, existing == Existing::Replace, now),
+    }
+}
+
+fn is_same_mount(a: &Location, b: &Location) -> bool {
+    match (&a.node, &b.node) {
+        (Node::Tmp(a), Node::Tmp(b)) => Arc::ptr_eq(a.file_system(), b.file_system()),
+        (Node::Host(_), Node::Host(_)) | (Node::Fixed(_), Node::Fixed(_)) | (Node::Proc(_), Node::Proc(_)) => true,
+        _ => false,
+    }
+}
+
+/// `linkat(2)`: gives a file that was found a further name.
+pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, path: &[u8]) -> Result<(), Errno> {
+    let found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
+    if found.location.is_some() {
+        return Err(Errno::EEXIST);
+    }
+    let (directory, name) = found.last.ok_or(Errno::EEXIST)?;
+    if found.is_directory_required {
+        return Err(Errno::ENOENT);
+    }
+    let source = match &source.node {
+        Node::Open(file) => file.location.as_ref().ok_or(Errno::EXDEV)?,
+        _ => source,
+    };
+    if source.is_directory() {
+        return Err(Errno::EPERM);
+    }
+    let Node::Tmp(inode) = &source.node else {
+        return Err(if is_same_mount(source, &directory) { Errno::EROFS } else { Errno::EXDEV });
+    };
+    let parent = writable_directory(kernel, pid, &directory)?;
+    if !Arc::ptr_eq(parent.file_system(), inode.file_system()) {
+        return Err(Errno::EXDEV);
+    }
+    parent.insert(&name, inode, Time::from_ns(kernel.clock.realtime_ns()))
+}
+
+/// A file whose metadata a process wants to change; `EROFS` outside guest memory.
+fn changeable(location: &Location) -> Result<&Arc<TmpInode>, Errno> {
+    match &location.node {
+        Node::Tmp(inode) => Ok(inode),
+        Node::Open(file) => match &file.location {
+            Some(location) if !matches!(location.node, Node::Open(_)) => changeable(location),
+            _ => Err(Errno::EPERM),
+        },
+        Node::Host(_) | Node::Fixed(_) => Err(Errno::EROFS),
+        Node::Proc(_) => Err(Errno::EPERM),
+    }
+}
+
+/// Changes metadata of a file that the process owns (or as root).
+fn change_owned(
+    kernel: &Kernel,
+    pid: Pid,
+    location: &Location,
+    change: impl FnOnce(&mut State) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let inode = changeable(location)?;
+    let uid = Walker::new(kernel, pid)?.credentials().uid_effective;
+    let mut state = inode.state();
+    if uid != 0 && uid != state.uid {
+        return Err(Errno::EPERM);
+    }
+    change(&mut state)?;
+    state.changed = Time::from_ns(kernel.clock.realtime_ns());
+    Ok(())
+}
+
+/// `chmod(2)`.
+pub fn change_mode(kernel: &Kernel, pid: Pid, location: &Location, mode: u32) -> Result<(), Errno> {
+    change_owned(kernel, pid, location, |state| {
+        state.mode = state.mode & !PERMISSION_MASK | mode & PERMISSION_MASK;
+        Ok(())
+    })
+}
+
+/// `chown(2)`: `None` leaves an id as it is. Only root gives files away.
+pub fn change_owner(
+    kernel: &Kernel,
+    pid: Pid,
+    location: &Location,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> Result<(), Errno> {
+    let credentials = Walker::new(kernel, pid)?.credentials();
+    change_owned(kernel, pid, location, |state| {
+        let is_root = credentials.uid_effective == 0;
+        let may_change_uid = is_root || uid.is_none_or(|uid| uid == state.uid);
+        let may_change_gid = is_root || gid.is_none_or(|gid| credentials.is_member(gid));
+        if !may_change_uid || !may_change_gid {
+            return Err(Errno::EPERM);
+        }
+        state.uid = uid.unwrap_or(state.uid);
+        state.gid = gid.unwrap_or(state.gid);
+        Ok(())
+    })
+}
+
+/// `utimensat(2)`: `None` leaves a time as it is. `is_now` needs only the right to write.
+pub fn change_times(
+    kernel: &Kernel,
+    pid: Pid,
+    location: &Location,
+    accessed: Option<Time>,
+    modified: Option<Time>,
+    is_now: bool,
+) -> Result<(), Errno> {
+    let set = |state: &mut State| {
+        state.accessed = accessed.unwrap_or(state.accessed);
+        state.modified = modified.unwrap_or(state.modified);
+        Ok(())
+    };
+    if is_now {
+        let inode = changeable(location)?;
+        let credentials = Walker::new(kernel, pid)?.credentials();
+        if inode.metadata().uid != credentials.uid_effective {
+            inode.metadata().check(credentials, MAY_WRITE)?;
+        }
+        return set(&mut inode.state());
+    }
+    change_owned(kernel, pid, location, set)
+}
+
+/// `truncate(2)`.
+pub fn truncate(kernel: &mut Kernel, pid: Pid, location: &Location, size: u64) -> Result<(), Errno> {
+    if location.is_directory() {
+        return Err(Errno::EISDIR);
+    }
+    let inode = changeable(location)?.clone();
+    inode.metadata().check(Walker::new(kernel, pid)?.credentials(), MAY_WRITE)?;
+    truncate_inode(kernel, &inode, size)
+}
+
+/// `ftruncate(2)` of a file in guest memory.
+pub fn truncate_inode(kernel: &mut Kernel, inode: &TmpInode, size: u64) -> Result<(), Errno> {
+    let now = Time::from_ns(kernel.clock.realtime_ns());
+    let mut state = inode.state();
+    let Content::Regular(pages) = &mut state.content else { return Err(Errno::EINVAL) };
+    pages.truncate(&mut kernel.frames, size)?;
+    state.modified = now;
+    state.changed = now;
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! Files of `/proc/<pid>`, and of `/proc/<pid>/task/<tid>`.
+
+use std::fmt::Write as _;
+
+use calypte_platform::{PAGE_SIZE, Protection};
+
+use crate::errno::Errno;
+use crate::fs::metadata::PERMISSION_MASK;
+use crate::fs::node::Target;
+use crate::fs::proc::{Owner, Proc};
+use crate::fs::walk::{Follow, Walker};
+use crate::kernel::Kernel;
+use crate::limits::{Resource, UNLIMITED};
+use crate::thread::{Thread, ThreadState};
+
+/// A file.
+pub(super) struct ProcessFile {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Makes the content.
+    pub(super) content: fn(&Kernel, Owner) -> Result<Vec<u8>, Errno>,
+    /// Whether writes are accepted.
+    pub(super) is_writable: bool,
+}
+
+const fn readable(name: &'static str, content: fn(&Kernel, Owner) -> Result<Vec<u8>, Errno>) -> ProcessFile {
+    ProcessFile { name, content, is_writable: false }
+}
+
+const fn writable(name: &'static str, content: fn(&Kernel, Owner) -> Result<Vec<u8>, Errno>) -> ProcessFile {
+    ProcessFile { name, content, is_writable: true }
+}
+
+/// Every file, sorted by name.
+pub(super) const FILES: &[ProcessFile] = &[
+    readable("auxv", |kernel, owner| Ok(owner.process(kernel)?.program.auxiliary.clone())),
+    readable("cgroup", |_, _| Ok(b"0::/\n".to_vec())),
+    readable("cmdline", |kernel, owner| Ok(owner.process(kernel)?.program.arguments.clone())),
+    readable("comm", comm),
+    readable("environ", |kernel, owner| Ok(owner.process(kernel)?.program.environment.clone())),
+    readable("io", |_, _| Ok(b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\n".to_vec())),
+    readable("limits", limits),
+    readable("maps", maps),
+    readable("mountinfo", mountinfo),
+    readable("mounts", mounts),
+    readable("oom_score", |_, _| Ok(b"0\n".to_vec())),
+    writable("oom_score_adj", |_, _| Ok(b"0\n".to_vec())),
+    readable("personality", |kernel, owner| {
+        Ok(format!("{:08x}\n", owner.process(kernel)?.settings.personality).into_bytes())
+    }),
+    readable("smaps_rollup", smaps_rollup),
+    readable("stat", stat),
+    readable("statm", statm),
+    readable("status", status),
+];
+
+/// Links to files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// The working directory.
+    Cwd,
+    /// The executable file.
+    Exe,
+    /// `/`.
+    Root,
+}
+
+impl Link {
+    const ALL: [Link; 3] = [Link::Cwd, Link::Exe, Link::Root];
+
+    /// Its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Link::Cwd => "cwd",
+            Link::Exe => "exe",
+            Link::Root => "root",
+        }
+    }
+}
+
+/// Everything in a process's directory.
+pub(super) fn children(owner: Owner) -> Vec<Proc> {
+    let mut children: Vec<Proc> = (0..FILES.len()).map(|index| Proc::ProcessFile(owner, index)).collect();
+    children.extend(Link::ALL.map(|link| Proc::Link(owner, link)));
+    children.extend([Proc::Descriptors(owner), Proc::DescriptorInfos(owner)]);
+    if owner.tid.is_none() {
+        children.push(Proc::Tasks(owner.pid));
+    }
+    children
+}
+
+/// Looks a name up in a process's directory.
+pub(super) fn lookup(kernel: &Kernel, owner: Owner, name: &[u8]) -> Option<Proc> {
+    kernel.processes.get(&owner.pid)?;
+    children(owner).into_iter().find(|child| child.parent().is_some_and(|(_, found)| found == name))
+}
+
+/// Where a link leads.
+pub(super) fn link_target(kernel: &Kernel, owner: Owner, link: Link) -> Result<Target, Errno> {
+    let process = owner.process(kernel)?;
+    match link {
+        Link::Cwd => Ok(Target::Jump(process.cwd.clone())),
+        Link::Root => Ok(Target::Jump(kernel.files.root())),
+        Link::Exe => {
+            let walker = Walker::new(kernel, owner.pid)?;
+            Ok(Target::Jump(walker.existing(&kernel.files.root(), &process.program.path, Follow::No)?))
+        }
+    }
+}
+
+/// What `readlink(2)` gives.
+pub(super) fn link_text(kernel: &Kernel, owner: Owner, link: Link) -> Result<Vec<u8>, Errno> {
+    let process = owner.process(kernel)?;
+    match link {
+        Link::Cwd => process.cwd.path(&kernel.files).ok_or(Errno::ENOENT),
+        Link::Root => Ok(b"/".to_vec()),
+        Link::Exe if process.program.path.is_empty() => Err(Errno::ENOENT),
+        Link::Exe => Ok(process.program.path.clone()),
+    }
+}
+
+fn thread(kernel: &Kernel, owner: Owner) -> Option<&Thread> {
+    let own = kernel.threads.get(&owner.thread());
+    own.or_else(|| kernel.threads.values().find(|thread| thread.pid == owner.pid))
+}
+
+fn name(kernel: &Kernel, owner: Owner) -> String {
+    thread(kernel, owner).map_or_else(String::new, |thread| String::from_utf8_lossy(thread.name()).into_owned())
+}
+
+fn comm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    Ok(format!("{}\n", name(kernel, owner)).into_bytes())
+}
+
+fn state_letter(kernel: &Kernel, owner: Owner) -> char {
+    match thread(kernel, owner).map(|thread| thread.state) {
+        Some(ThreadState::Ready | ThreadState::Running(_)) => 'R',
+        Some(_) => 'S',
+        None => 'Z',
+    }
+}
+
+fn maps(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    let mut content = Vec::new();
+    for area in kernel.spaces.describe(owner.process(kernel)?.space) {
+        let bit = |bit, letter| if area.protection.contains(bit) { letter } else { '-' };
+        let line = format!(
+            "{:08x}-{:08x} {}{}{}{} {:08x} {:02x}:{:02x} {} ",
+            area.start,
+            area.end,
+            bit(Protection::READ, 'r'),
+            bit(Protection::WRITE, 'w'),
+            bit(Protection::EXECUTE, 'x'),
+            if area.is_shared { 's' } else { 'p' },
+            area.offset,
+            libc::major(area.device),
+            libc::minor(area.device),
+            area.inode,
+        );
+        content.extend_from_slice(line.as_bytes());
+        if !area.path.is_empty() {
+            content.resize(content.len() + 73_usize.saturating_sub(line.len()), b' ');
+            content.extend_from_slice(&area.path);
+        }
+        content.push(b'\n');
+    }
+    Ok(content)
+}
+
+fn smaps_rollup(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    let areas = kernel.spaces.describe(owner.process(kernel)?.space);
+    let start = areas.first().map_or(0, |area| area.start);
+    let end = areas.last().map_or(0, |area| area.end);
+    let resident = areas.iter().map(|area| area.resident).sum::<u64>() / 1024;
+    let lines = format!(
+        "{start:08x}-{end:08x} ---p 00000000 00:00 0                          [rollup]\n\
+         Rss:            {resident:>8} kB\nPss:            {resident:>8} kB\nPrivate_Dirty:  {resident:>8} kB\n\
+         Swap:                  0 kB\n"
+    );
+    Ok(lines.into_bytes())
+}
+
+fn mounts(kernel: &Kernel, _owner: Owner) -> Result<Vec<u8>, Errno> {
+    let mut content = Vec::new();
+    for (path, mount) in kernel.files.mounts() {
+        content.extend_from_slice(format!("{} ", mount.kind).as_bytes());
+        content.extend_from_slice(&path);
+        content.extend_from_slice(format!(" {} {} 0 0\n", mount.kind, mount.options).as_bytes());
+    }
+    Ok(content)
+}
+
+fn mountinfo(kernel: &Kernel, _owner: Owner) -> Result<Vec<u8>, Errno> {
+    let mut content = Vec::new();
+    for (id, (path, mount)) in (1..).zip(kernel.files.mounts()) {
+        let parent = if id == 1 { 0 } else { 1 };
+        content.extend_from_slice(format!("{id} {parent} 0:{id} / ").as_bytes());
+        content.extend_from_slice(&path);
+        let access = &mount.options[..2];
+        content.extend_from_slice(format!(" {} - {} {} {access}\n", mount.options, mount.kind, mount.kind).as_bytes());
+    }
+    Ok(content)
+}
+
+fn limits(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    const ROWS: [(&str, &str); 16] = [
+        ("Max cpu time", "seconds"),
+        ("Max file size", "bytes"),
+        ("Max data size", "bytes"),
+        ("Max stack size", "bytes"),
+        ("Max core file size", "bytes"),
+        ("Max resident set", "bytes"),
+        ("Max processes", "processes"),
+        ("Max open files", "files"),
+        ("Max locked memory", "bytes"),
+        ("Max address space", "bytes"),
+        ("Max file locks", "locks"),
+        ("Max pending signals", "signals"),
+        ("Max msgqueue size", "bytes"),
+        ("Max nice priority", ""),
+        ("Max realtime priority", ""),
+        ("Max realtime timeout", "us"),
+    ];
+    let limits = &owner.process(kernel)?.limits;
+    let shown = |value: u64| if value == UNLIMITED { "unlimited".to_owned() } else { value.to_string() };
+    let mut content = format!("{:<26}{:<21}{:<21}{:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+    for (resource, (name, unit)) in Resource::ALL.into_iter().zip(ROWS) {
+        let limit = limits.get(resource);
+        let _ = writeln!(content, "{name:<26}{:<21}{:<21}{unit:<10}", shown(limit.soft), shown(limit.hard));
+    }
+    Ok(content.into_bytes())
+}
+
+/// Resident and virtual size, bytes.
+fn sizes(kernel: &Kernel, owner: Owner) -> Result<(u64, u64), Errno> {
+    Ok(kernel.spaces.sizes(owner.process(kernel)?.space))
+}
+
+fn thread_count(kernel: &Kernel, owner: Owner) -> usize {
+    kernel.threads.values().filter(|thread| thread.pid == owner.pid).count()
+}
+
+fn statm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    let (resident, size) = sizes(kernel, owner)?;
+    let page = PAGE_SIZE as u64;
+    Ok(format!("{} {} 0 0 0 {} 0\n", size / page, resident / page, size / page).into_bytes())
+}
+
+/// Field by field as in `proc_pid_stat(5)`.
+fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    let process = owner.process(kernel)?;
+    let (resident, size) = sizes(kernel, owner)?;
+    let threads = kernel.threads.values().filter(|thread| thread.pid == owner.pid);
+    let cpu_ns = match owner.tid {
+        Some(_) => thread(kernel, owner).map_or(0, |thread| thread.cpu_ns),
+        None => threads.map(|thread| thread.cpu_ns).sum::<u64>() + process.ended_threads_cpu_ns,
+    };
+    let fields: [u64; 49] = {
+        let mut fields = [0; 49];
+        fields[0] = process.parent.into();
+        fields[1] = process.group.into();
+        fields[2] = process.session.into();
+        fields[10] = cpu_ns / 10_000_000;
+        fields[14] = 20;
+        fields[16] = thread_count(kernel, owner) as u64;
+        fields[18] = process.started_ns / 10_000_000;
+        fields[19] = size;
+        fields[20] = resident / PAGE_SIZE as u64;
+        fields[21] = UNLIMITED;
+        fields[24] = process.program.stack_start;
+        fields[34] = 17;
+        fields
+    };
+    let mut content = format!("{} ({}) {}", owner.thread(), name(kernel, owner), state_letter(kernel, owner));
+    for (index, field) in fields.into_iter().enumerate() {
+        // No controlling terminal: tpgid is -1.
+        let _ = if index == 4 { write!(content, " -1") } else { write!(content, " {field}") };
+    }
+    content.push('\n');
+    Ok(content.into_bytes())
+}
+
+/// A file's content as `proc_pid_status(5)` describes it, as far as we have the facts.
+fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    let process = owner.process(kernel)?;
+    let credentials = &process.credentials;
+    let (resident, size) = sizes(kernel, owner)?;
+    let groups: String = credentials.groups.iter().map(|group| format!("{group} ")).collect();
+    let state = match state_letter(kernel, owner) {
+        'R' => "R (running)",
+        'S' => "S (sleeping)",
+        _ => "Z (zombie)",
+    };
+    let ids = |real: u32, effective: u32, saved: u32| format!("{real}\t{effective}\t{saved}\t{effective}");
+    let content = format!(
+        "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
+         Uid:\t{}\nGid:\t{}\nFDSize:\t{}\nGroups:\t{groups}\nVmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t       0 kB\n\
+         VmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nRssAnon:\t{:>8} kB\nRssFile:\t       0 kB\nRssShmem:\t       0 kB\n\
+         VmData:\t{:>8} kB\nVmSwap:\t       0 kB\nThreads:\t{}\nSigQ:\t0/1024\nNoNewPrivs:\t{}\nSeccomp:\t0\n\
+         Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
+        name(kernel, owner),
+        process.umask & PERMISSION_MASK,
+        owner.pid,
+        owner.thread(),
+        process.parent,
+        ids(credentials.uid, credentials.uid_effective, credentials.uid_saved),
+        ids(credentials.gid, credentials.gid_effective, credentials.gid_saved),
+        process.files.descriptors().count(),
+        size / 1024,
+        size / 1024,
+        resident / 1024,
+        resident / 1024,
+        resident / 1024,
+        size / 1024,
+        thread_count(kernel, owner),
+        u8::from(process.settings.has_no_new_privileges),
+        (1_u64 << kernel.files.vcpu_count().clamp(1, 63)) - 1,
+        kernel.files.vcpu_count().max(1) - 1,
+    );
+    Ok(content.into_bytes())
+}

@@ -1,0 +1,408 @@
+//! File systems in the guest's memory: `/tmp`, `/dev/shm`, and the files behind `memfd_create`. Pages are frames of guest
+//! memory, so shared mappings are coherent, and they count against a limit of their own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::errno::Errno;
+use crate::file::pipe::Pipe;
+use crate::frames::{Charge, DroppedFrames, Frames};
+use crate::fs::listing::{ENTRIES_MAX, Entry, entry_kind};
+use crate::fs::metadata::{Metadata, Time};
+use crate::fs::pages::Pages;
+use crate::net::Socket;
+
+/// Longest target of a symbolic link.
+pub const LINK_BYTES_MAX: usize = 4095;
+
+/// One file system in memory.
+#[derive(Debug)]
+pub struct TmpFileSystem {
+    device: u64,
+    charge: Charge,
+    inodes_max: u64,
+    inodes: AtomicU64,
+    last_inode: AtomicU64,
+    dropped: DroppedFrames,
+}
+
+/// What a new file belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Now, of the realtime clock.
+    pub now: Time,
+}
+
+/// A file of any type.
+#[derive(Debug)]
+pub struct TmpInode {
+    fs: Arc<TmpFileSystem>,
+    number: u64,
+    state: Mutex<State>,
+}
+
+/// What can change about a file.
+#[derive(Debug)]
+pub struct State {
+    /// Type and permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names that it has.
+    pub links: u32,
+    /// Last read.
+    pub accessed: Time,
+    /// Last change of the content.
+    pub modified: Time,
+    /// Last change of the metadata.
+    pub changed: Time,
+    /// The content.
+    pub content: Content,
+}
+
+/// The content of a file by its type.
+#[derive(Debug)]
+pub enum Content {
+    /// A regular file.
+    Regular(Pages),
+    /// A directory.
+    Directory(Directory),
+    /// A symbolic link.
+    Link(Vec<u8>),
+    /// A named pipe.
+    Fifo(Arc<Pipe>),
+    /// The name of a Unix socket, and the socket while it lives.
+    Socket(Weak<Socket>),
+}
+
+/// The names of a directory.
+#[derive(Debug, Default)]
+pub struct Directory {
+    entries: BTreeMap<Vec<u8>, Arc<TmpInode>>,
+    /// The directory that this one is in, and its name there; nothing for the root and once removed.
+    parent: Option<(Weak<TmpInode>, Vec<u8>)>,
+    is_removed: bool,
+}
+
+impl TmpFileSystem {
+    /// An empty file system.
+    pub fn new(device: u64, charge: Charge, inodes_max: u64, frames: &Frames) -> Arc<Self> {
+        Arc::new(Self {
+            device,
+            charge,
+            inodes_max,
+            inodes: AtomicU64::new(0),
+            last_inode: AtomicU64::new(0),
+            dropped: frames.dropped().clone(),
+        })
+    }
+
+    /// A file without a name. `ENOSPC` when there are too many.
+    pub fn create(self: &Arc<Self>, mode: u32, owner: Owner, content: Content) -> Result<Arc<TmpInode>, Errno> {
+        if self.inodes.load(Ordering::Relaxed) >= self.inodes_max {
+            return Err(Errno::ENOSPC);
+        }
+        self.inodes.fetch_add(1, Ordering::Relaxed);
+        let is_directory = matches!(content, Content::Directory(_));
+        let state = State {
+            mode,
+            uid: owner.uid,
+            gid: owner.gid,
+            links: if is_directory { 2 } else { 0 },
+            accessed: owner.now,
+            modified: owner.now,
+            changed: owner.now,
+            content,
+        };
+        let number = self.last_inode.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Arc::new(TmpInode { fs: self.clone(), number, state: Mutex::new(state) }))
+    }
+
+    /// A regular file without a name.
+    pub fn create_regular(self: &Arc<Self>, permissions: u32, owner: Owner) -> Result<Arc<TmpInode>, Errno> {
+        let pages = Pages::new(self.charge, self.dropped.clone());
+        self.create(libc::S_IFREG | permissions, owner, Content::Regular(pages))
+    }
+
+    /// A directory without a name.
+    pub fn create_directory(self: &Arc<Self>, permissions: u32, owner: Owner) -> Result<Arc<TmpInode>, Errno> {
+        self.create(libc::S_IFDIR | permissions, owner, Content::Directory(Directory::default()))
+    }
+
+    /// What its pages count against.
+    pub fn charge(&self) -> Charge {
+        self.charge
+    }
+
+    /// Files that exist and that may.
+    pub fn inode_counts(&self) -> (u64, u64) {
+        (self.inodes.load(Ordering::Relaxed), self.inodes_max)
+    }
+}
+
+impl State {
+    fn take_entries(&mut self) -> Vec<Arc<TmpInode>> {
+        match &mut self.content {
+            Content::Directory(directory) => std::mem::take(&mut directory.entries).into_values().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Drop for TmpInode {
+    fn drop(&mut self) {
+        self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        // Directories may be nested deeper than the stack is long.
+        let mut pending = self.state.get_mut().take_entries();
+        while let Some(child) = pending.pop() {
+            if let Some(mut inode) = Arc::into_inner(child) {
+                pending.extend(inode.state.get_mut().take_entries());
+            }
+        }
+    }
+}
+
+impl TmpInode {
+    /// The file system it is on.
+    pub fn file_system(&self) -> &Arc<TmpFileSystem> {
+        &self.fs
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What can change. Never hold two of these at once.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> Metadata {
+        let state = self.state();
+        let (size, blocks) = match &state.content {
+            Content::Regular(pages) => (pages.size(), pages.count() * 8),
+            Content::Directory(directory) => (directory.entries.len() as u64 * 20 + 40, 0),
+            Content::Link(target) => (target.len() as u64, 0),
+            Content::Fifo(_) | Content::Socket(_) => (0, 0),
+        };
+        Metadata {
+            device: self.fs.device,
+            inode: self.number,
+            mode: state.mode,
+            links: state.links,
+            uid: state.uid,
+            gid: state.gid,
+            special_device: 0,
+            size,
+            blocks,
+            accessed: state.accessed,
+            modified: state.modified,
+            changed: state.changed,
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        matches!(self.state().content, Content::Directory(_))
+    }
+
+    /// Works on the names of a directory. `ENOTDIR` for anything else.
+    fn with_directory<T>(&self, work: impl FnOnce(&mut Directory) -> T) -> Result<T, Errno> {
+        match &mut self.state().content {
+            Content::Directory(directory) => Ok(work(directory)),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Looks a name up.
+    pub fn lookup(&self, name: &[u8]) -> Result<Option<Arc<TmpInode>>, Errno> {
+        self.with_directory(|directory| directory.entries.get(name).cloned())
+    }
+
+    /// The directory that this directory is in, and its name there; `None` for the root and once removed.
+    pub fn parent(&self) -> Option<(Arc<TmpInode>, Vec<u8>)> {
+        let parent = self.with_directory(|directory| directory.parent.clone()).ok().flatten();
+        parent.and_then(|(directory, name)| Some((directory.upgrade()?, name)))
+    }
+
+    /// Everything in a directory.
+    pub fn list(&self) -> Result<Vec<Entry>, Errno> {
+        let children: Vec<(Vec<u8>, Arc<TmpInode>)> = self.with_directory(|directory| {
+            directory.entries.iter().map(|(name, child)| (name.clone(), child.clone())).collect()
+        })?;
+        let entry = |(name, child): (Vec<u8>, Arc<TmpInode>)| Entry {
+            inode: child.number,
+            kind: entry_kind(child.state().mode),
+            name,
+        };
+        Ok(children.into_iter().map(entry).collect())
+    }
+
+    /// Gives a file a (further) name in this directory. `EEXIST` if the name is taken.
+    pub fn insert(self: &Arc<Self>, name: &[u8], child: &Arc<TmpInode>, now: Time) -> Result<(), Errno> {
+        self.with_directory(|directory| {
+            if directory.is_removed {
+                return Err(Errno::ENOENT);
+            }
+            if directory.entries.contains_key(name) {
+                return Err(Errno::EEXIST);
+            }
+            if directory.entries.len() >= ENTRIES_MAX {
+                return Err(Errno::ENOSPC);
+            }
+            directory.entries.insert(name.to_vec(), child.clone());
+            Ok(())
+        })??;
+        let is_directory = {
+            let mut state = child.state();
+            state.changed = now;
+            match &mut state.content {
+                Content::Directory(directory) => {
+                    directory.parent = Some((Arc::downgrade(self), name.to_vec()));
+                    true
+                }
+                _ => {
+                    state.links += 1;
+                    false
+                }
+            }
+        };
+        self.names_changed(now, i32::from(is_directory));
+        Ok(())
+    }
+
+    /// Takes a name away from this directory and gives the file that had it.
+    fn take(&self, name: &[u8], now: Time) -> Result<Arc<TmpInode>, Errno> {
+        let child = self.with_directory(|directory| directory.entries.remove(name))?.ok_or(Errno::ENOENT)?;
+        let is_directory = {
+            let mut state = child.state();
+            state.changed = now;
+            match &mut state.content {
+                Content::Directory(directory) => {
+                    directory.parent = None;
+                    true
+                }
+                _ => {
+                    state.links -= 1;
+                    false
+                }
+            }
+        };
+        self.names_changed(now, -i32::from(is_directory));
+        Ok(child)
+    }
+
+    fn names_changed(&self, now: Time, links: i32) {
+        let mut state = self.state();
+        state.links = state.links.saturating_add_signed(links);
+        state.modified = now;
+        state.changed = now;
+    }
+
+    /// `unlink(2)`.
+    pub fn unlink(&self, name: &[u8], now: Time) -> Result<(), Errno> {
+        let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        if child.is_directory() {
+            return Err(Errno::EISDIR);
+        }
+        self.take(name, now).map(drop)
+    }
+
+    /// `rmdir(2)`.
+    pub fn remove_directory(&self, name: &[u8], now: Time) -> Result<(), Errno> {
+        let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        child.with_directory(|directory| {
+            if !directory.entries.is_empty() {
+                return Err(Errno::ENOTEMPTY);
+            }
+            directory.is_removed = true;
+            Ok(())
+        })??;
+        self.take(name, now)?;
+        child.state().links = 0;
+        Ok(())
+    }
+
+    /// Whether this directory is `other` or inside it.
+    fn is_within(self: &Arc<Self>, other: &Arc<TmpInode>) -> bool {
+        let mut directory = self.clone();
+        loop {
+            if Arc::ptr_eq(&directory, other) {
+                return true;
+            }
+            match directory.parent() {
+                Some((parent, _)) => directory = parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// `rename(2)` of `name` in this directory to `new_name` in `target`, which is on the same file system.
+    pub fn rename(
+        self: &Arc<Self>,
+        name: &[u8],
+        target: &Arc<TmpInode>,
+        new_name: &[u8],
+        is_replacing: bool,
+        now: Time,
+    ) -> Result<(), Errno> {
+        let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        if child.is_directory() && target.is_within(&child) {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(existing) = target.lookup(new_name)? {
+            if !is_replacing {
+                return Err(Errno::EEXIST);
+            }
+            if Arc::ptr_eq(&existing, &child) {
+                return Ok(());
+            }
+            match (child.is_directory(), existing.is_directory()) {
+                (true, true) => {
+                    if self.is_within(&existing) {
+                        return Err(Errno::ENOTEMPTY);
+                    }
+                    target.remove_directory(new_name, now)?;
+                }
+                (true, false) => return Err(Errno::ENOTDIR),
+                (false, true) => return Err(Errno::EISDIR),
+                (false, false) => target.unlink(new_name, now)?,
+            }
+        }
+        let child = self.take(name, now)?;
+        target.insert(new_name, &child, now)
+    }
+
+    /// `renameat2(2)` with `RENAME_EXCHANGE`.
+    pub fn exchange(
+        self: &Arc<Self>,
+        name: &[u8],
+        target: &Arc<TmpInode>,
+        other_name: &[u8],
+        now: Time,
+    ) -> Result<(), Errno> {
+        let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        let other = target.lookup(other_name)?.ok_or(Errno::ENOENT)?;
+        if Arc::ptr_eq(&child, &other) {
+            return Ok(());
+        }
+        if child.is_directory() && target.is_within(&child) || other.is_directory() && self.is_within(&other) {
+            return Err(Errno::EINVAL);
+        }
+        let child = self.take(name, now)?;
+        let other = target.take(other_name, now)?;
+        target.insert(other_name, &child, now)?;
+        self.insert(name, &other, now)
+    }
+}

@@ -1,0 +1,231 @@
+//! The guest's network: loopback TCP and UDP, Unix sockets, and the monitor's services on 127.0.0.1. Nothing here leaves
+//! the monitor; other addresses are unreachable.
+
+pub mod address;
+pub mod options;
+pub mod queue;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+pub use socket::{Kind, Maker, Peer, Shutdown, Socket};
+
+use crate::errno::Errno;
+use crate::net::address::{canonical, is_local};
+use crate::net::queue::InFlight;
+use crate::notifier::Notifier;
+use crate::service::{ConnectionId, LoopbackService, ServiceOutput};
+
+/// Ports that are given to sockets without one.
+const EPHEMERAL_PORTS: std::ops::Range<u16> = 32_768..61_000;
+
+/// Connections to services that the program has closed and the services do not know of yet.
+pub(super) type ClosedConnections = Arc<Mutex<Vec<(u16, ConnectionId)>>>;
+
+/// The network of one guest.
+pub struct Network {
+    notifier: Notifier,
+    services: BTreeMap<u16, Box<dyn LoopbackService>>,
+    connections: BTreeMap<ConnectionId, Weak<Socket>>,
+    last_connection: u64,
+    closed: ClosedConnections,
+    bound: BTreeMap<(Protocol, u16), Vec<Bound>>,
+    abstract_names: BTreeMap<Vec<u8>, Weak<Socket>>,
+    next_ephemeral: u16,
+    in_flight: InFlight,
+}
+
+/// What has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+/// A socket that has a port.
+#[derive(Debug)]
+struct Bound {
+    address: IpAddr,
+    is_v6_only: bool,
+    is_port_shared: bool,
+    socket: Weak<Socket>,
+}
+
+impl Bound {
+    /// Whether a message to `address` reaches it.
+    fn accepts(&self, address: IpAddr) -> bool {
+        match self.address {
+            IpAddr::V4(own) if own.is_unspecified() => address.is_ipv4(),
+            IpAddr::V6(own) if own.is_unspecified() => address.is_ipv6() || !self.is_v6_only,
+            own => own == address,
+        }
+    }
+
+    fn conflicts(&self, address: IpAddr, is_v6_only: bool) -> bool {
+        let other = Bound { address, is_v6_only, is_port_shared: false, socket: Weak::new() };
+        self.accepts(address) || other.accepts(self.address)
+    }
+}
+
+impl Network {
+    /// A network with these services on ports of 127.0.0.1.
+    pub fn new(services: Vec<(u16, Box<dyn LoopbackService>)>, notifier: &Notifier) -> Self {
+        Self {
+            notifier: notifier.clone(),
+            services: services.into_iter().collect(),
+            connections: BTreeMap::new(),
+            last_connection: 0,
+            closed: ClosedConnections::default(),
+            bound: BTreeMap::new(),
+            abstract_names: BTreeMap::new(),
+            next_ephemeral: EPHEMERAL_PORTS.start,
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// Where sockets ring.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// The count of files on their way through sockets.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Whether a service listens on a port of this address.
+    pub fn has_service(&self, address: IpAddr, port: u16) -> bool {
+        is_local(address) && self.services.contains_key(&port)
+    }
+
+    /// Works on a service, then delivers what it has to say.
+    pub fn with_service<T>(&mut self, port: u16, work: impl FnOnce(&mut dyn LoopbackService) -> T) -> Option<T> {
+        let result = self.services.get_mut(&port).map(|service| work(&mut **service));
+        self.settle();
+        result
+    }
+
+    /// Tells services which connections are closed, and delivers what they have to say. To be called after a service has
+    /// changed.
+    pub fn settle(&mut self) {
+        for (port, connection) in std::mem::take(&mut *self.closed.lock()) {
+            if let Some(service) = self.services.get_mut(&port) {
+                service.closed(connection);
+            }
+        }
+        self.connections.retain(|_, socket| socket.strong_count() > 0);
+        for service in self.services.values_mut() {
+            for output in service.drain() {
+                let (connection, bytes) = match &output {
+                    ServiceOutput::Send(connection, bytes) => (connection, Some(bytes)),
+                    ServiceOutput::Close(connection) => (connection, None),
+                };
+                let Some(socket) = self.connections.get(connection).and_then(Weak::upgrade) else { continue };
+                match bytes {
+                    Some(bytes) => socket.receive_from_service(bytes),
+                    None => socket.closed_by_service(),
+                }
+            }
+        }
+    }
+
+    /// Tells services about connections that have been closed, if there are any: after calls that close descriptors.
+    pub fn settle_closed(&mut self) {
+        if !self.closed.lock().is_empty() {
+            self.settle();
+        }
+    }
+
+    /// Connects a socket to a service.
+    pub(crate) fn connect_service(&mut self, socket: &Arc<Socket>, port: u16) {
+        self.last_connection += 1;
+        let connection = ConnectionId(self.last_connection);
+        self.connections.insert(connection, Arc::downgrade(socket));
+        socket.set_peer(Peer::Service { port, connection, closed: self.closed.clone() });
+        if let Some(service) = self.services.get_mut(&port) {
+            service.connected(connection);
+        }
+        self.settle();
+    }
+
+    /// Gives a service bytes of a connection.
+    pub(crate) fn send_to_service(&mut self, port: u16, connection: ConnectionId, bytes: &[u8]) {
+        if let Some(service) = self.services.get_mut(&port) {
+            service.received(connection, bytes);
+        }
+        self.settle();
+    }
+
+    /// Gives a socket a port; zero stands for any. The port it got.
+    pub(crate) fn bind(&mut self, socket: &Arc<Socket>, address: IpAddr, port: u16) -> Result<u16, Errno> {
+        if !is_local(address) {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        let address = canonical(address);
+        let protocol = socket.protocol();
+        for sockets in self.bound.values_mut() {
+            sockets.retain(|bound| bound.socket.strong_count() > 0);
+        }
+        self.bound.retain(|_, sockets| !sockets.is_empty());
+        let port = if port == 0 { self.free_port(protocol)? } else { port };
+        if protocol == Protocol::Tcp && self.services.contains_key(&port) {
+            return Err(Errno::EADDRINUSE);
+        }
+        let (is_v6_only, is_port_shared) = (socket.is_v6_only(), socket.is_port_shared());
+        let sockets = self.bound.entry((protocol, port)).or_default();
+        let is_taken = sockets
+            .iter()
+            .any(|bound| bound.conflicts(address, is_v6_only) && !(bound.is_port_shared && is_port_shared));
+        if is_taken {
+            return Err(Errno::EADDRINUSE);
+        }
+        sockets.push(Bound { address, is_v6_only, is_port_shared, socket: Arc::downgrade(socket) });
+        Ok(port)
+    }
+
+    fn free_port(&mut self, protocol: Protocol) -> Result<u16, Errno> {
+        for _ in EPHEMERAL_PORTS {
+            let port = self.next_ephemeral;
+            self.next_ephemeral = if port + 1 < EPHEMERAL_PORTS.end { port + 1 } else { EPHEMERAL_PORTS.start };
+            if !self.bound.contains_key(&(protocol, port)) && !self.services.contains_key(&port) {
+                return Ok(port);
+            }
+        }
+        Err(Errno::EADDRINUSE)
+    }
+
+    /// The socket that a message to an address reaches.
+    pub(crate) fn find(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<Arc<Socket>> {
+        let address = match canonical(address) {
+            IpAddr::V4(address) if address.is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(address) if address.is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        let sockets = self.bound.get(&(protocol, port))?;
+        let exact = sockets.iter().filter(|bound| bound.address == address);
+        let general = sockets.iter().filter(|bound| bound.accepts(address));
+        let is_usable = |socket: &Arc<Socket>| protocol == Protocol::Udp || socket.is_listening();
+        exact.chain(general).filter_map(|bound| bound.socket.upgrade()).find(is_usable)
+    }
+
+    /// Gives a Unix socket a name in the abstract space.
+    pub(crate) fn bind_abstract(&mut self, socket: &Arc<Socket>, name: Vec<u8>) -> Result<(), Errno> {
+        self.abstract_names.retain(|_, socket| socket.strong_count() > 0);
+        if self.abstract_names.contains_key(&name) {
+            return Err(Errno::EADDRINUSE);
+        }
+        self.abstract_names.insert(name, Arc::downgrade(socket));
+        Ok(())
+    }
+
+    /// The Unix socket of a name in the abstract space.
+    pub(crate) fn find_abstract(&self, name: &[u8]) -> Option<Arc<Socket>> {
+        self.abstract_names.get(name)?.upgrade()
+    }
+}

@@ -1,0 +1,99 @@
+//! Socket options: a table of those that exist, with what they are at first. Most are only remembered: on a loopback
+//! network they have nothing to change.
+
+use std::collections::BTreeMap;
+
+use crate::errno::Errno;
+use crate::net::address::Family;
+use crate::net::queue::STREAM_BYTES_MAX;
+
+/// Options that are plain numbers.
+#[derive(Debug, Default)]
+pub struct Options(BTreeMap<(i32, i32), i32>);
+
+/// `SO_RCVTIMEO_NEW` and `SO_SNDTIMEO_NEW` have the same layout as the old ones on x86-64.
+pub const RECEIVE_TIMEOUTS: [i32; 2] = [libc::SO_RCVTIMEO, 66];
+/// See [`RECEIVE_TIMEOUTS`].
+pub const SEND_TIMEOUTS: [i32; 2] = [libc::SO_SNDTIMEO, 67];
+
+/// The value that an option has before it is set; `None` if there is no such option.
+fn initial(family: Family, is_stream: bool, level: i32, name: i32) -> Option<i32> {
+    let buffer = STREAM_BYTES_MAX as i32;
+    let is_inet = family != Family::Unix;
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => Some(buffer),
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT | libc::SO_SNDLOWAT) => Some(1),
+        (
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR
+            | libc::SO_REUSEPORT
+            | libc::SO_KEEPALIVE
+            | libc::SO_BROADCAST
+            | libc::SO_OOBINLINE
+            | libc::SO_DONTROUTE
+            | libc::SO_PRIORITY
+            | libc::SO_PASSCRED
+            | libc::SO_TIMESTAMP
+            | libc::SO_INCOMING_CPU
+            | libc::SO_BUSY_POLL
+            | libc::SO_MARK,
+        ) => Some(0),
+        (libc::IPPROTO_TCP, libc::TCP_MAXSEG) if is_stream && is_inet => Some(65_483),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) if is_stream && is_inet => Some(7200),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) if is_stream && is_inet => Some(75),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) if is_stream && is_inet => Some(9),
+        (
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY
+            | libc::TCP_CORK
+            | libc::TCP_QUICKACK
+            | libc::TCP_DEFER_ACCEPT
+            | libc::TCP_LINGER2
+            | libc::TCP_SYNCNT
+            | libc::TCP_USER_TIMEOUT
+            | libc::TCP_FASTOPEN
+            | libc::TCP_NOTSENT_LOWAT
+            | libc::TCP_WINDOW_CLAMP,
+        ) if is_stream && is_inet => Some(0),
+        (libc::IPPROTO_IP, libc::IP_TTL) if is_inet => Some(64),
+        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP) if is_inet => Some(1),
+        (
+            libc::IPPROTO_IP,
+            libc::IP_TOS | libc::IP_RECVERR | libc::IP_PKTINFO | libc::IP_MTU_DISCOVER | libc::IP_BIND_ADDRESS_NO_PORT,
+        ) if is_inet => Some(0),
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) if family == Family::Inet6 => Some(64),
+        (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_V6ONLY
+            | libc::IPV6_RECVERR
+            | libc::IPV6_RECVPKTINFO
+            | libc::IPV6_TCLASS
+            | libc::IPV6_MTU_DISCOVER
+            | libc::IPV6_MULTICAST_HOPS
+            | libc::IPV6_MULTICAST_LOOP,
+        ) if family == Family::Inet6 => Some(0),
+        _ => None,
+    }
+}
+
+impl Options {
+    /// An option's value. `ENOPROTOOPT` if there is none of that number.
+    pub fn get(&self, family: Family, is_stream: bool, level: i32, name: i32) -> Result<i32, Errno> {
+        let initial = initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
+        Ok(self.0.get(&(level, name)).copied().unwrap_or(initial))
+    }
+
+    /// Sets an option. Buffer sizes stay what they are, as if a limit of the system had been met.
+    pub fn set(&mut self, family: Family, is_stream: bool, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+        initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
+        if level != libc::SOL_SOCKET || !matches!(name, libc::SO_SNDBUF | libc::SO_RCVBUF) {
+            self.0.insert((level, name), value);
+        }
+        Ok(())
+    }
+
+    /// Whether an option is set that is a switch.
+    pub fn is_on(&self, level: i32, name: i32) -> bool {
+        self.0.get(&(level, name)).is_some_and(|value| *value != 0)
+    }
+}

@@ -1,0 +1,309 @@
+//! What a socket has received and the program has not read yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::errno::Errno;
+use crate::file::OpenFile;
+use crate::file::buffers::{Buffer, Buffers};
+use crate::net::address::Address;
+
+/// Bytes that a stream socket holds for its reader.
+pub const STREAM_BYTES_MAX: usize = 208 * 1024;
+/// Bytes of datagrams that a socket holds for its reader, [`DATAGRAM_OVERHEAD_BYTES`] counted for each.
+pub const DATAGRAMS_BYTES_MAX: usize = 208 * 1024;
+/// What a datagram counts beyond its bytes.
+const DATAGRAM_OVERHEAD_BYTES: usize = 256;
+/// Longest datagram.
+pub const DATAGRAM_BYTES_MAX: usize = 64 * 1024;
+/// Most files of one message (`SCM_MAX_FD`).
+pub const FILES_MAX: usize = 253;
+/// Most files of one guest on their way through sockets.
+const FILES_IN_FLIGHT_MAX: usize = 1024;
+
+/// Counts files on their way. Sockets sent through themselves are never received: this bounds them.
+#[derive(Debug, Clone, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+/// Files that travel with a message.
+#[derive(Debug, Default)]
+pub struct Files {
+    files: Vec<Arc<OpenFile>>,
+    count: Option<InFlight>,
+}
+
+impl Files {
+    /// Files to be sent. `ETOOMANYREFS` is not among our numbers; `ENOBUFS` says the same.
+    pub fn new(files: Vec<Arc<OpenFile>>, count: &InFlight) -> Result<Self, Errno> {
+        if files.is_empty() {
+            return Ok(Self::default());
+        }
+        if count.0.load(Ordering::Relaxed) + files.len() > FILES_IN_FLIGHT_MAX {
+            return Err(Errno::ENOBUFS);
+        }
+        count.0.fetch_add(files.len(), Ordering::Relaxed);
+        Ok(Self { files, count: Some(count.clone()) })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The files, which have arrived; also those of a message that is only looked at.
+    pub fn arrived(&self) -> Vec<Arc<OpenFile>> {
+        self.files.clone()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Some(count) = &self.count {
+            count.0.fetch_sub(self.files.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A message as it is read.
+#[derive(Debug)]
+pub struct Message {
+    /// Its bytes, at most as many as were asked for.
+    pub bytes: Vec<u8>,
+    /// Its length as it was sent.
+    pub full_length: usize,
+    /// Who sent it; nothing for streams.
+    pub from: Option<Address>,
+    /// Files that came with it.
+    pub files: Vec<Arc<OpenFile>>,
+}
+
+/// Received and not read.
+#[derive(Debug)]
+pub enum Queue {
+    /// Bytes without boundaries.
+    Stream(Stream),
+    /// Messages.
+    Datagrams(Datagrams),
+}
+
+/// A queue of bytes. Files are at positions among them.
+#[derive(Debug)]
+pub struct Stream {
+    buffer: Buffer,
+    /// Bytes read since the beginning.
+    taken: u64,
+    /// Bytes received since the beginning.
+    pushed: u64,
+    files: VecDeque<(u64, Files)>,
+}
+
+/// A queue of messages.
+#[derive(Debug)]
+pub struct Datagrams {
+    messages: VecDeque<Datagram>,
+    charged: usize,
+    budget: Buffers,
+}
+
+#[derive(Debug)]
+struct Datagram {
+    bytes: Vec<u8>,
+    from: Address,
+    files: Files,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(is_stream: bool, budget: &Buffers) -> Self {
+        if is_stream {
+            let buffer = Buffer::new(budget, STREAM_BYTES_MAX);
+            Queue::Stream(Stream { buffer, taken: 0, pushed: 0, files: VecDeque::new() })
+        } else {
+            Queue::Datagrams(Datagrams { messages: VecDeque::new(), charged: 0, budget: budget.clone() })
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Queue::Stream(stream) => stream.buffer.is_empty(),
+            Queue::Datagrams(datagrams) => datagrams.messages.is_empty(),
+        }
+    }
+
+    /// Bytes that the next read may give.
+    pub fn length(&self) -> usize {
+        match self {
+            Queue::Stream(stream) => stream.buffer.len(),
+            Queue::Datagrams(datagrams) => datagrams.messages.front().map_or(0, |message| message.bytes.len()),
+        }
+    }
+
+    /// Bytes that fit.
+    pub fn room(&self) -> usize {
+        match self {
+            Queue::Stream(stream) => stream.buffer.room(),
+            Queue::Datagrams(datagrams) => datagrams.room(),
+        }
+    }
+
+    /// Adds a message: of a stream as much as fits, of datagrams all or nothing. `EAGAIN` if there is no room; the files
+    /// then go back to the caller's hands only by name, which is where they came from.
+    pub fn push(&mut self, bytes: &[u8], from: Address, files: Files) -> Result<usize, Errno> {
+        match self {
+            Queue::Stream(stream) => {
+                if stream.buffer.room() == 0 {
+                    return Err(Errno::EAGAIN);
+                }
+                if !files.is_empty() {
+                    stream.files.push_back((stream.pushed, files));
+                }
+                let count = stream.buffer.push(bytes);
+                stream.pushed += count as u64;
+                Ok(count)
+            }
+            Queue::Datagrams(datagrams) => datagrams.push(bytes, from, files),
+        }
+    }
+
+    /// Adds bytes of a service, whatever the limits say.
+    pub fn push_from_service(&mut self, bytes: &[u8]) {
+        if let Queue::Stream(stream) = self {
+            stream.buffer.push_all(bytes);
+            stream.pushed += bytes.len() as u64;
+        }
+    }
+
+    /// Takes the next message, or up to `length` bytes of a stream; `None` if there is nothing. A message that is only
+    /// looked at stays.
+    pub fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {
+        match self {
+            Queue::Stream(stream) => stream.pop(length, is_peeking),
+            Queue::Datagrams(datagrams) => datagrams.pop(length, is_peeking),
+        }
+    }
+}
+
+impl Stream {
+    fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let files = match self.files.front() {
+            Some((at, files)) if *at <= self.taken => files.arrived(),
+            _ => Vec::new(),
+        };
+        // A read does not go past the place where other files are.
+        let next = self.files.iter().map(|(at, _)| *at).find(|at| *at > self.taken);
+        let to_next = next.map_or(usize::MAX, |at| usize::try_from(at - self.taken).unwrap_or(usize::MAX));
+        let length = length.min(to_next);
+        let bytes = if is_peeking { self.buffer.peek(length) } else { self.buffer.pop(length) };
+        if !is_peeking {
+            if !files.is_empty() {
+                self.files.pop_front();
+            }
+            self.taken += bytes.len() as u64;
+        }
+        let full_length = bytes.len();
+        Some(Message { bytes, full_length, from: None, files })
+    }
+}
+
+impl Datagrams {
+    fn room(&self) -> usize {
+        if self.messages.is_empty() {
+            return DATAGRAM_BYTES_MAX;
+        }
+        DATAGRAMS_BYTES_MAX.saturating_sub(self.charged + DATAGRAM_OVERHEAD_BYTES).min(self.budget.room())
+    }
+
+    fn push(&mut self, bytes: &[u8], from: Address, files: Files) -> Result<usize, Errno> {
+        if bytes.len() > DATAGRAM_BYTES_MAX {
+            return Err(Errno::EMSGSIZE);
+        }
+        if self.room() < bytes.len().max(1) {
+            return Err(Errno::EAGAIN);
+        }
+        let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
+        self.charged += charge;
+        self.budget.charge(charge);
+        self.messages.push_back(Datagram { bytes: bytes.to_vec(), from, files });
+        Ok(bytes.len())
+    }
+
+    fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {
+        let first = self.messages.front()?;
+        let message = Message {
+            bytes: first.bytes[..length.min(first.bytes.len())].to_vec(),
+            full_length: first.bytes.len(),
+            from: Some(first.from.clone()),
+            files: first.files.arrived(),
+        };
+        if !is_peeking {
+            let charge = message.full_length + DATAGRAM_OVERHEAD_BYTES;
+            self.charged -= charge;
+            self.budget.discharge(charge);
+            self.messages.pop_front();
+        }
+        Some(message)
+    }
+}
+
+impl Drop for Datagrams {
+    fn drop(&mut self) {
+        self.budget.discharge(self.charged);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::event::EventFd;
+    use crate::file::{Body, READABLE};
+    use crate::net::address::UnixName;
+    use crate::notifier::Notifier;
+
+    fn nobody() -> Address {
+        Address::Unix(UnixName::Unnamed)
+    }
+
+    #[test]
+    fn datagrams_keep_their_boundaries() {
+        let mut queue = Queue::new(false, &Buffers::default());
+        for bytes in [&b"one"[..], b"", b"three"] {
+            queue.push(bytes, nobody(), Files::default()).unwrap();
+        }
+        let read =
+            |queue: &mut Queue, length| queue.pop(length, false).map(|message| (message.bytes, message.full_length));
+        assert_eq!(queue.pop(2, true).unwrap().bytes, b"on");
+        assert_eq!(read(&mut queue, 2), Some((b"on".to_vec(), 3)));
+        assert_eq!(read(&mut queue, 9), Some((vec![], 0)));
+        assert_eq!(read(&mut queue, 9), Some((b"three".to_vec(), 5)));
+        assert_eq!(read(&mut queue, 9), None);
+    }
+
+    #[test]
+    fn many_empty_datagrams_fill_a_queue() {
+        let mut queue = Queue::new(false, &Buffers::default());
+        let sent = (0..100_000).take_while(|_| queue.push(b"", nobody(), Files::default()).is_ok()).count();
+        assert!(sent <= DATAGRAMS_BYTES_MAX / DATAGRAM_OVERHEAD_BYTES);
+    }
+
+    #[test]
+    fn files_arrive_with_the_bytes_they_were_sent_with() {
+        let count = InFlight::default();
+        let event = EventFd::new(&Notifier::default(), 0, false);
+        let file = OpenFile::anonymous(Body::Event(event), "", READABLE, 0);
+        let mut queue = Queue::new(true, &Buffers::default());
+        queue.push(b"ab", nobody(), Files::default()).unwrap();
+        queue.push(b"cd", nobody(), Files::new(vec![file.clone()], &count).unwrap()).unwrap();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        let first = queue.pop(10, false).unwrap();
+        assert_eq!((&*first.bytes, first.files.len()), (&b"ab"[..], 0));
+        let second = queue.pop(10, false).unwrap();
+        assert_eq!((&*second.bytes, second.files.len()), (&b"cd"[..], 1));
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert!(Files::new(vec![file; FILES_IN_FLIGHT_MAX + 1], &count).is_err());
+    }
+}

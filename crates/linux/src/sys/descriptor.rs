@@ -1,0 +1,130 @@
+//! Descriptors: `close(2)`, `dup(2)`, `fcntl(2)`.
+
+use crate::call::Call;
+use crate::errno::Errno;
+use crate::file::Body;
+use crate::outcome::SysResult;
+use crate::sys::entry;
+use crate::table::SystemCall;
+
+/// The calls of this family.
+pub const CALLS: &[SystemCall] = &[
+    entry(3, "close", close),
+    entry(32, "dup", dup),
+    entry(33, "dup2", dup2),
+    entry(72, "fcntl", fcntl),
+    entry(292, "dup3", dup3),
+    entry(436, "close_range", close_range),
+];
+
+/// `struct flock`: offset of the type and of the process id.
+const LOCK_BYTES: usize = 32;
+const CLOSE_RANGE_CLOEXEC: u64 = 4;
+const CLOSE_RANGE_UNSHARE: u64 = 2;
+
+fn close(call: &mut Call<'_>) -> SysResult {
+    let fd = call.int(0);
+    let file = call.process().files.remove(fd)?;
+    drop(file);
+    call.kernel.network.settle_closed();
+    Ok(0)
+}
+
+fn close_range(call: &mut Call<'_>) -> SysResult {
+    let (first, last, flags) = (call.args[0] as u32, call.args[1] as u32, call.args[2]);
+    if first > last || flags & !(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let files = &mut call.process().files;
+    let range = (i64::from(first))..=(i64::from(last));
+    let chosen: Vec<i32> = files.descriptors().filter(|fd| range.contains(&i64::from(*fd))).collect();
+    for fd in chosen {
+        if flags & CLOSE_RANGE_CLOEXEC != 0 {
+            files.set_closed_on_exec(fd, true)?;
+        } else {
+            files.remove(fd)?;
+        }
+    }
+    call.kernel.network.settle_closed();
+    Ok(0)
+}
+
+fn dup(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    Ok(call.install(file, false)? as u64)
+}
+
+fn duplicate_to(call: &mut Call<'_>, is_closed_on_exec: bool) -> SysResult {
+    let file = call.file(0)?;
+    let fd = call.int(1);
+    let before = call.process().files.replace(fd, file, is_closed_on_exec)?;
+    drop(before);
+    call.kernel.network.settle_closed();
+    Ok(fd as u64)
+}
+
+fn dup2(call: &mut Call<'_>) -> SysResult {
+    if call.int(0) == call.int(1) {
+        call.file(0)?;
+        return Ok(call.int(1) as u64);
+    }
+    duplicate_to(call, false)
+}
+
+fn dup3(call: &mut Call<'_>) -> SysResult {
+    if call.int(0) == call.int(1) || call.int(2) & !libc::O_CLOEXEC != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    duplicate_to(call, call.int(2) & libc::O_CLOEXEC != 0)
+}
+
+fn fcntl(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let fd = call.int(0);
+    let argument = call.args[2];
+    let command = call.int(1);
+    if file.is_path_only()
+        && !matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC | libc::F_GETFD | libc::F_SETFD | libc::F_GETFL)
+    {
+        return Err(Errno::EBADF.into());
+    }
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            let is_closed_on_exec = command == libc::F_DUPFD_CLOEXEC;
+            let minimum = call.int(2);
+            Ok(call.process().files.insert(file, is_closed_on_exec, minimum)? as u64)
+        }
+        libc::F_GETFD => Ok(u64::from(call.process().files.is_closed_on_exec(fd)?)),
+        libc::F_SETFD => {
+            call.process().files.set_closed_on_exec(fd, argument & libc::FD_CLOEXEC as u64 != 0)?;
+            Ok(0)
+        }
+        libc::F_GETFL => Ok(file.flags().into()),
+        libc::F_SETFL => {
+            file.set_flags(argument as u32);
+            Ok(0)
+        }
+        // Locks of one process never conflict with each other.
+        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
+            call.read_bytes(argument, LOCK_BYTES)?;
+            Ok(0)
+        }
+        libc::F_GETLK | libc::F_OFD_GETLK => {
+            call.read_bytes(argument, LOCK_BYTES)?;
+            call.write(argument, &(libc::F_UNLCK as i16))?;
+            Ok(0)
+        }
+        libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
+            let Body::Pipe(end) = &file.body else { return Err(Errno::EBADF.into()) };
+            if command == libc::F_GETPIPE_SZ {
+                return Ok(end.capacity() as u64);
+            }
+            let wanted = usize::try_from(call.int(2)).map_err(|_| Errno::EINVAL)?;
+            Ok(end.set_capacity(wanted)? as u64)
+        }
+        libc::F_SETOWN => Ok(0),
+        libc::F_GETOWN => Ok(0),
+        // Seals are not kept: a file that could be sealed would have to refuse changes.
+        _ => Err(Errno::EINVAL.into()),
+    }
+}

@@ -1,0 +1,48 @@
+//! `ioctl(2)`: the requests that apply to every descriptor. There are no terminals.
+
+use crate::call::Call;
+use crate::errno::Errno;
+use crate::file::{Body, OpenFile};
+use crate::outcome::SysResult;
+use crate::sys::entry;
+use crate::table::SystemCall;
+
+/// The calls of this family.
+pub const CALLS: &[SystemCall] = &[entry(16, "ioctl", ioctl)];
+
+/// Bytes that wait to be read (`FIONREAD`), if the object can say.
+fn waiting_bytes(call: &Call<'_>, file: &OpenFile) -> Result<u64, Errno> {
+    match &file.body {
+        Body::Host(host) => Ok(host.size()?.saturating_sub(file.offset())),
+        Body::Tmp(inode) => Ok(inode.metadata().size.saturating_sub(file.offset())),
+        Body::Pipe(end) => Ok(end.length() as u64),
+        Body::ConsoleInput => Ok(call.kernel.console.input_length() as u64),
+        Body::Socket(socket) => Ok(socket.readable_bytes() as u64),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+fn ioctl(call: &mut Call<'_>) -> SysResult {
+    let file = call.usable_file(0)?;
+    let fd = call.int(0);
+    let argument = call.args[2];
+    match u64::from(call.args[1] as u32) {
+        libc::FIOCLEX => call.process().files.set_closed_on_exec(fd, true)?,
+        libc::FIONCLEX => call.process().files.set_closed_on_exec(fd, false)?,
+        libc::FIONBIO => {
+            let is_nonblocking = call.read::<i32>(argument)? != 0;
+            file.set_nonblocking(is_nonblocking);
+        }
+        libc::FIOASYNC => {
+            if call.read::<i32>(argument)? != 0 {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
+        }
+        libc::FIONREAD => {
+            let waiting = waiting_bytes(call, &file)?;
+            call.write(argument, &i32::try_from(waiting).unwrap_or(i32::MAX))?;
+        }
+        _ => return Err(Errno::ENOTTY.into()),
+    }
+    Ok(0)
+}

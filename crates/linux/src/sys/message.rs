@@ -1,0 +1,331 @@
+//! Messages of sockets: `send(2)`, `recv(2)` and their relatives.
+
+use std::sync::Arc;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::call::Call;
+use crate::errno::Errno;
+use crate::file::OpenFile;
+use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family};
+use crate::net::queue::{FILES_MAX, Files, Message};
+use crate::net::{Kind, Socket};
+use crate::outcome::{Stop, SysResult};
+use crate::sys::entry;
+use crate::sys::poll::timeout_spec;
+use crate::sys::socket::{bind_any, find_unix, read_address, write_address};
+use crate::sys::vector::{BYTES_MAX, Vector};
+use crate::table::SystemCall;
+
+/// The calls of this family.
+pub const CALLS: &[SystemCall] = &[
+    entry(44, "sendto", sendto),
+    entry(45, "recvfrom", recvfrom),
+    entry(46, "sendmsg", sendmsg),
+    entry(47, "recvmsg", recvmsg),
+    entry(299, "recvmmsg", recvmmsg),
+    entry(307, "sendmmsg", sendmmsg),
+];
+
+/// Most messages of `sendmmsg(2)` and `recvmmsg(2)`.
+const MESSAGES_MAX: usize = 1024;
+/// Most bytes of ancillary data that are looked at.
+const CONTROL_BYTES_MAX: usize = 4096;
+/// Bytes of `struct cmsghdr`.
+const CONTROL_HEADER_BYTES: usize = 16;
+/// Bytes of `struct mmsghdr`.
+const MULTIPLE_BYTES: u64 = 64;
+
+const SEND_FLAGS: i32 =
+    libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE | libc::MSG_EOR | libc::MSG_DONTROUTE | libc::MSG_CONFIRM;
+const RECEIVE_FLAGS: i32 = libc::MSG_DONTWAIT
+    | libc::MSG_PEEK
+    | libc::MSG_WAITALL
+    | libc::MSG_TRUNC
+    | libc::MSG_CMSG_CLOEXEC
+    | libc::MSG_NOSIGNAL
+    | libc::MSG_WAITFORONE;
+
+/// `struct msghdr` (`struct user_msghdr` of the kernel).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    name: u64,
+    name_length: u32,
+    padding: u32,
+    parts: u64,
+    part_count: u64,
+    control: u64,
+    control_length: u64,
+    flags: u32,
+    padding_end: u32,
+}
+
+const _: () = assert!(size_of::<Header>() == 56);
+
+/// Sends bytes, to an address if there is one.
+fn send(
+    call: &mut Call<'_>,
+    file: &Arc<OpenFile>,
+    bytes: &[u8],
+    address: Option<Address>,
+    files: Vec<Arc<OpenFile>>,
+    flags: i32,
+) -> Result<usize, Stop> {
+    let socket = file.socket()?;
+    if flags & libc::MSG_OOB != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    if flags & !SEND_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let is_nonblocking = file.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
+    let files = Files::new(files, call.kernel.network.in_flight())?;
+    if socket.kind() == Kind::Datagram {
+        bind_any(call, socket)?;
+    }
+    let result = match address {
+        Some(Address::Inet(address, port)) if socket.kind() == Kind::Datagram => {
+            socket.send_to_inet(call.kernel, address, port, bytes)
+        }
+        Some(Address::Unix(name)) if socket.kind() == Kind::Datagram => {
+            let receiver = find_unix(call, &name)?;
+            if receiver.kind() != Kind::Datagram {
+                return Err(Errno::EPROTOTYPE.into());
+            }
+            let result = receiver.take_in(bytes, socket.local(), files);
+            let waited_for = OpenFile::anonymous(crate::file::Body::Socket(receiver), "", 0, 0);
+            return call.or_wait(&waited_for, result, is_nonblocking, socket.send_timeout_ns());
+        }
+        Some(_) if socket.is_connected() && socket.family() == Family::Unix => Err(Errno::EISCONN),
+        _ => socket.send(call.kernel, bytes, files),
+    };
+    if flags & libc::MSG_NOSIGNAL == 0 && socket.is_connection_oriented() {
+        call.signal_broken_pipe(&result);
+    }
+    call.or_wait(file, result, is_nonblocking, socket.send_timeout_ns())
+}
+
+fn sendto(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    let address = match call.args[4] {
+        0 => None,
+        at => Some(read_address(call, socket.family(), at, call.args[5])?),
+    };
+    let bytes = Vector::one(call.args[1], call.args[2], BYTES_MAX).gather(call)?;
+    let flags = call.int(3);
+    Ok(send(call, &file, &bytes, address, Vec::new(), flags)? as u64)
+}
+
+/// The files named by the ancillary data of a message.
+fn read_control(call: &mut Call<'_>, header: &Header) -> Result<Vec<Arc<OpenFile>>, Errno> {
+    let mut files = Vec::new();
+    if header.control == 0 || header.control_length == 0 {
+        return Ok(files);
+    }
+    let length = usize::try_from(header.control_length).ok().filter(|length| *length <= CONTROL_BYTES_MAX);
+    let control = call.read_bytes(header.control, length.ok_or(Errno::ENOBUFS)?)?;
+    let mut rest = &control[..];
+    while rest.len() >= CONTROL_HEADER_BYTES {
+        let (length, level, kind) = control_header(rest);
+        if length < CONTROL_HEADER_BYTES || length > rest.len() {
+            return Err(Errno::EINVAL);
+        }
+        match (level, kind) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for fd in rest[CONTROL_HEADER_BYTES..length].chunks_exact(4) {
+                    let fd = i32::from_ne_bytes(fd.try_into().map_err(|_| Errno::EINVAL)?);
+                    files.push(call.file_of(fd)?);
+                }
+            }
+            // A program may say who it is; we do not pass that on.
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        rest = &rest[length.next_multiple_of(8).min(rest.len())..];
+    }
+    if files.len() > FILES_MAX { Err(Errno::EINVAL) } else { Ok(files) }
+}
+
+fn control_header(bytes: &[u8]) -> (usize, i32, i32) {
+    let word = |at: usize| i32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let length = bytes.first_chunk().map_or(0, |length| u64::from_ne_bytes(*length));
+    (usize::try_from(length).unwrap_or(usize::MAX), word(8), word(12))
+}
+
+fn send_message(call: &mut Call<'_>, file: &Arc<OpenFile>, header_at: u64, flags: i32) -> Result<usize, Stop> {
+    let header: Header = call.read(header_at)?;
+    let socket = file.socket()?;
+    let address = match header.name {
+        0 => None,
+        _ if header.name_length == 0 => None,
+        at => Some(read_address(call, socket.family(), at, header.name_length.into())?),
+    };
+    let vector = Vector::read(call, header.parts, header.part_count, BYTES_MAX)?;
+    let files = read_control(call, &header)?;
+    if !files.is_empty() && socket.family() != Family::Unix {
+        return Err(Errno::EINVAL.into());
+    }
+    let bytes = vector.gather(call)?;
+    send(call, file, &bytes, address, files, flags)
+}
+
+fn sendmsg(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    Ok(send_message(call, &file, call.args[1], call.int(2))? as u64)
+}
+
+fn message_count(call: &Call<'_>) -> usize {
+    usize::try_from(call.args[2] as u32).unwrap_or(usize::MAX).min(MESSAGES_MAX)
+}
+
+fn sendmmsg(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let flags = call.int(3);
+    for index in 0..message_count(call) {
+        let at = message_at(call, index)?;
+        // Only the first message may wait: the call would begin from the start again.
+        let flags = if index > 0 { flags | libc::MSG_DONTWAIT } else { flags };
+        match send_message(call, &file, at, flags) {
+            Ok(sent) => call.write(at + MULTIPLE_BYTES - 8, &(sent as u32))?,
+            Err(stop) if index == 0 => return Err(stop),
+            Err(_) => return Ok(index as u64),
+        }
+    }
+    Ok(message_count(call) as u64)
+}
+
+fn message_at(call: &Call<'_>, index: usize) -> Result<u64, Errno> {
+    call.args[1].checked_add(index as u64 * MULTIPLE_BYTES).ok_or(Errno::EFAULT)
+}
+
+/// Receives a message of up to `length` bytes, waiting for it if that is wanted.
+fn receive(
+    call: &mut Call<'_>,
+    file: &Arc<OpenFile>,
+    length: usize,
+    flags: i32,
+    timeout_ns: Option<u64>,
+) -> Result<Message, Stop> {
+    let socket = file.socket()?;
+    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+        let errno = if flags & libc::MSG_ERRQUEUE != 0 { Errno::EAGAIN } else { Errno::EINVAL };
+        return Err(errno.into());
+    }
+    if flags & !RECEIVE_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let is_nonblocking = file.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
+    let is_over = call.has_timed_out() || call.is_interrupted();
+    let waits_for_all = flags & libc::MSG_WAITALL != 0 && !is_nonblocking && !is_over;
+    let minimum = if waits_for_all { length } else { 1 };
+    let result = socket.receive(length, flags & libc::MSG_PEEK != 0, minimum);
+    call.or_wait(file, result, is_nonblocking, timeout_ns.or(socket.receive_timeout_ns()))
+}
+
+fn recvfrom(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let vector = Vector::one(call.args[1], call.args[2], BYTES_MAX);
+    let flags = call.int(3);
+    let message = receive(call, &file, vector.length(), flags, None)?;
+    vector.scatter(call, 0, &message.bytes)?;
+    let socket = file.socket()?;
+    if call.args[4] != 0 {
+        match &message.from {
+            Some(from) => write_address(call, socket.family(), from, call.args[4], call.args[5])?,
+            None if call.args[5] != 0 => call.write(call.args[5], &0_u32)?,
+            None => {}
+        }
+    }
+    Ok(received_length(socket, &message, flags))
+}
+
+/// What a receiving call returns: with `MSG_TRUNC` the length that a message had.
+fn received_length(socket: &Socket, message: &Message, flags: i32) -> u64 {
+    let is_full = flags & libc::MSG_TRUNC != 0 && socket.kind() != Kind::Stream;
+    (if is_full { message.full_length } else { message.bytes.len() }) as u64
+}
+
+/// Gives the program the files of a message; the bytes of ancillary data that it got, and whether some did not fit.
+fn write_control(call: &mut Call<'_>, header: &Header, message: &Message, flags: i32) -> Result<(u64, bool), Errno> {
+    if message.files.is_empty() {
+        return Ok((0, false));
+    }
+    let room = usize::try_from(header.control_length).unwrap_or(usize::MAX);
+    let fitting = room.saturating_sub(CONTROL_HEADER_BYTES) / 4;
+    let mut descriptors = Vec::new();
+    for file in message.files.iter().take(fitting) {
+        match call.install(file.clone(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
+            Ok(fd) => descriptors.push(fd),
+            Err(_) => break,
+        }
+    }
+    let is_cut = descriptors.len() < message.files.len();
+    if descriptors.is_empty() {
+        return Ok((0, is_cut));
+    }
+    let length = CONTROL_HEADER_BYTES + descriptors.len() * 4;
+    let mut control = (length as u64).to_ne_bytes().to_vec();
+    control.extend_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+    control.extend_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+    control.extend(descriptors.iter().flat_map(|fd| fd.to_ne_bytes()));
+    control.resize(length.next_multiple_of(8).min(room), 0);
+    call.write_bytes(header.control, &control)?;
+    Ok((control.len() as u64, is_cut))
+}
+
+fn receive_message(
+    call: &mut Call<'_>,
+    file: &Arc<OpenFile>,
+    header_at: u64,
+    flags: i32,
+    timeout_ns: Option<u64>,
+) -> Result<u64, Stop> {
+    let mut header: Header = call.read(header_at)?;
+    let vector = Vector::read(call, header.parts, header.part_count, BYTES_MAX)?;
+    let message = receive(call, file, vector.length(), flags, timeout_ns)?;
+    vector.scatter(call, 0, &message.bytes)?;
+    let socket = file.socket()?;
+    if header.name != 0 {
+        let address = message.from.as_ref().map_or_else(Vec::new, |from| from.encode(socket.family()));
+        let room = (header.name_length as usize).min(ADDRESS_BYTES_MAX);
+        call.write_bytes(header.name, &address[..room.min(address.len())])?;
+        header.name_length = address.len() as u32;
+    }
+    let (control_length, is_cut) = write_control(call, &header, &message, flags)?;
+    header.control_length = control_length;
+    header.flags = 0;
+    if message.full_length > message.bytes.len() && socket.kind() != Kind::Stream {
+        header.flags |= libc::MSG_TRUNC.cast_unsigned();
+    }
+    if is_cut {
+        header.flags |= libc::MSG_CTRUNC.cast_unsigned();
+    }
+    if flags & libc::MSG_CMSG_CLOEXEC != 0 {
+        header.flags |= libc::MSG_CMSG_CLOEXEC.cast_unsigned();
+    }
+    call.write(header_at, &header)?;
+    Ok(received_length(socket, &message, flags))
+}
+
+fn recvmsg(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    receive_message(call, &file, call.args[1], call.int(2), None)
+}
+
+fn recvmmsg(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let flags = call.int(3);
+    let timeout_ns = timeout_spec(call, call.args[4])?;
+    for index in 0..message_count(call) {
+        let at = message_at(call, index)?;
+        let flags = if index > 0 { flags | libc::MSG_DONTWAIT } else { flags };
+        match receive_message(call, &file, at, flags, timeout_ns) {
+            Ok(received) => call.write(at + MULTIPLE_BYTES - 8, &(received as u32))?,
+            Err(stop) if index == 0 => return Err(stop),
+            Err(_) => return Ok(index as u64),
+        }
+    }
+    Ok(message_count(call) as u64)
+}

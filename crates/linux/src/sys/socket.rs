@@ -1,0 +1,444 @@
+//! Sockets but for their messages: `socket(2)`, `bind(2)`, `connect(2)`, `accept(2)`, `getsockopt(2)` and so on.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::call::Call;
+use crate::clock::SECOND_NS;
+use crate::errno::Errno;
+use crate::file::{Body, OpenFile, READABLE, WRITABLE};
+use crate::fs::Node;
+use crate::fs::change::{self, Made};
+use crate::fs::tmp::Content;
+use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, canonical, is_local};
+use crate::net::options::{RECEIVE_TIMEOUTS, SEND_TIMEOUTS};
+use crate::net::{Kind, Maker, Peer, Shutdown, Socket};
+use crate::outcome::SysResult;
+use crate::sys::entry;
+use crate::sys::pipe::install_pair;
+use crate::table::SystemCall;
+
+/// The calls of this family.
+pub const CALLS: &[SystemCall] = &[
+    entry(41, "socket", socket),
+    entry(42, "connect", connect),
+    entry(43, "accept", accept),
+    entry(48, "shutdown", shutdown),
+    entry(49, "bind", bind),
+    entry(50, "listen", listen),
+    entry(51, "getsockname", getsockname),
+    entry(52, "getpeername", getpeername),
+    entry(53, "socketpair", socketpair),
+    entry(54, "setsockopt", setsockopt),
+    entry(55, "getsockopt", getsockopt),
+    entry(288, "accept4", accept4),
+];
+
+const TYPE_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+/// Family, kind and flags from the first three arguments.
+fn read_type(call: &Call<'_>) -> Result<(Family, Kind, i32), Errno> {
+    let family = Family::from_number(call.int(0))?;
+    let (kind, flags) = (call.int(1) & !TYPE_FLAGS, call.int(1) & TYPE_FLAGS);
+    let kind = match Kind::from_number(kind)? {
+        Kind::Sequenced if family != Family::Unix => return Err(Errno::ESOCKTNOSUPPORT),
+        kind => kind,
+    };
+    let fits = match (call.int(2), kind) {
+        (0, _) => true,
+        (libc::PF_UNIX, _) if family == Family::Unix => true,
+        (libc::IPPROTO_TCP, Kind::Stream) | (libc::IPPROTO_UDP, Kind::Datagram) => family != Family::Unix,
+        _ => false,
+    };
+    if fits { Ok((family, kind, flags)) } else { Err(Errno::EPROTONOSUPPORT) }
+}
+
+fn new_socket(call: &mut Call<'_>, family: Family, kind: Kind) -> Arc<Socket> {
+    let pid = call.pid;
+    let credentials = &call.process().credentials;
+    let maker = Maker { pid, uid: credentials.uid_effective, gid: credentials.gid_effective };
+    Socket::new(family, kind, maker, call.kernel.network.notifier(), call.kernel.files.buffers())
+}
+
+fn open_socket(socket: Arc<Socket>, flags: i32) -> Arc<OpenFile> {
+    let status = (flags & libc::SOCK_NONBLOCK) as u32;
+    OpenFile::anonymous(Body::Socket(socket), "socket:", READABLE | WRITABLE, status)
+}
+
+fn socket(call: &mut Call<'_>) -> SysResult {
+    let (family, kind, flags) = read_type(call)?;
+    let socket = new_socket(call, family, kind);
+    Ok(call.install(open_socket(socket, flags), flags & libc::SOCK_CLOEXEC != 0)? as u64)
+}
+
+fn socketpair(call: &mut Call<'_>) -> SysResult {
+    let (family, kind, flags) = read_type(call)?;
+    if family != Family::Unix {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let (a, b) = (new_socket(call, family, kind), new_socket(call, family, kind));
+    Socket::pair(&a, &b);
+    let (a, b) = (open_socket(a, flags), open_socket(b, flags));
+    install_pair(call, a, b, flags & libc::SOCK_CLOEXEC != 0, call.args[3])
+}
+
+/// Reads an address argument.
+pub(super) fn read_address(call: &mut Call<'_>, family: Family, at: u64, length: u64) -> Result<Address, Errno> {
+    let length = usize::try_from(length as u32 as i32).map_err(|_| Errno::EINVAL)?;
+    if length > ADDRESS_BYTES_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let bytes = call.read_bytes(at, length)?;
+    Address::decode(family, &bytes)
+}
+
+/// Writes an address to where a program wants it: as much as there is room for, and the length it has.
+pub(super) fn write_address(
+    call: &mut Call<'_>,
+    family: Family,
+    address: &Address,
+    at: u64,
+    length_at: u64,
+) -> Result<(), Errno> {
+    if at == 0 {
+        return Ok(());
+    }
+    let room = usize::try_from(call.read::<i32>(length_at)?).map_err(|_| Errno::EINVAL)?;
+    let bytes = address.encode(family);
+    call.write_bytes(at, &bytes[..room.min(bytes.len())])?;
+    call.write(length_at, &(bytes.len() as u32))
+}
+
+fn bind(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    let address = match read_address(call, socket.family(), call.args[1], call.args[2])? {
+        // Linux takes AF_UNSPEC for AF_INET when the address is unspecified.
+        Address::None if socket.family() == Family::Inet => Address::Inet(Ipv4Addr::UNSPECIFIED.into(), 0),
+        Address::None => return Err(Errno::EAFNOSUPPORT.into()),
+        address => address,
+    };
+    if socket.is_bound() {
+        return Err(Errno::EINVAL.into());
+    }
+    let bound = match address {
+        Address::Inet(address, port) => Address::Inet(address, call.kernel.network.bind(socket, address, port)?),
+        Address::Unix(UnixName::Path(path)) => {
+            let permissions = call.permissions(0o777);
+            let base = call.base(libc::AT_FDCWD, &path)?;
+            let made = Made::Socket(Arc::downgrade(socket));
+            match change::make(call.kernel, call.pid, &base, &path, made, permissions) {
+                Err(Errno::EEXIST) => return Err(Errno::EADDRINUSE.into()),
+                result => result?,
+            };
+            Address::Unix(UnixName::Path(path))
+        }
+        Address::Unix(UnixName::Abstract(name)) => {
+            call.kernel.network.bind_abstract(socket, name.clone())?;
+            Address::Unix(UnixName::Abstract(name))
+        }
+        Address::Unix(UnixName::Unnamed) => {
+            let name = format!("{:05x}", socket.beacon().object().0).into_bytes();
+            call.kernel.network.bind_abstract(socket, name.clone())?;
+            Address::Unix(UnixName::Abstract(name))
+        }
+        Address::None => return Err(Errno::EINVAL.into()),
+    };
+    socket.set_local(bound);
+    Ok(0)
+}
+
+/// Gives a socket of the Internet a port if it has none.
+pub(super) fn bind_any(call: &mut Call<'_>, socket: &Arc<Socket>) -> Result<(), Errno> {
+    if socket.is_bound() || socket.family() == Family::Unix {
+        return Ok(());
+    }
+    let address: IpAddr = match socket.family() {
+        Family::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let port = call.kernel.network.bind(socket, address, 0)?;
+    socket.set_local(Address::Inet(address, port));
+    Ok(())
+}
+
+fn listen(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    if socket.family() == Family::Unix && !socket.is_bound() {
+        return Err(Errno::EINVAL.into());
+    }
+    if socket.is_connection_oriented() {
+        bind_any(call, socket)?;
+    }
+    // A negative length is the largest, as Linux takes it for unsigned.
+    socket.listen(usize::try_from(call.int(1)).unwrap_or(usize::MAX))?;
+    Ok(0)
+}
+
+/// The Unix socket that has a name.
+pub(super) fn find_unix(call: &mut Call<'_>, name: &UnixName) -> Result<Arc<Socket>, Errno> {
+    match name {
+        UnixName::Unnamed => Err(Errno::EINVAL),
+        UnixName::Abstract(name) => call.kernel.network.find_abstract(name).ok_or(Errno::ECONNREFUSED),
+        UnixName::Path(path) => {
+            let location = call.locate(libc::AT_FDCWD, path, 0)?;
+            let Node::Tmp(inode) = &location.node else { return Err(Errno::ECONNREFUSED) };
+            let state = inode.state();
+            match &state.content {
+                Content::Socket(socket) => socket.upgrade().ok_or(Errno::ECONNREFUSED),
+                _ => Err(Errno::ECONNREFUSED),
+            }
+        }
+    }
+}
+
+fn connect(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    let address = read_address(call, socket.family(), call.args[1], call.args[2])?;
+    if !socket.is_connection_oriented() {
+        associate(call, socket, address)?;
+        return Ok(0);
+    }
+    if let Some(error) = socket.take_error() {
+        return Err(error.into());
+    }
+    if socket.is_connected() {
+        return Err(Errno::EISCONN.into());
+    }
+    if socket.is_listening() {
+        return Err(Errno::EINVAL.into());
+    }
+    let result = match address {
+        Address::Unix(name) => connect_unix(call, socket, name),
+        Address::Inet(address, port) => connect_tcp(call, socket, address, port),
+        Address::None => Err(Errno::EAFNOSUPPORT.into()),
+    };
+    match result {
+        // A full backlog: the connection waits until the server accepts another one.
+        Err((Errno::EAGAIN, Some(listener))) => {
+            let listening = open_socket(listener, 0);
+            call.or_wait(&listening, Err(Errno::EAGAIN), file.is_nonblocking(), socket.send_timeout_ns())
+        }
+        Err((errno, _)) => Err(errno.into()),
+        Ok(()) => Ok(0),
+    }
+}
+
+/// Why a connection was not made; with the listening socket if its backlog was full.
+type ConnectError = (Errno, Option<Arc<Socket>>);
+
+impl From<Errno> for ConnectError {
+    fn from(errno: Errno) -> Self {
+        (errno, None)
+    }
+}
+
+fn connect_unix(call: &mut Call<'_>, socket: &Arc<Socket>, name: UnixName) -> Result<(), ConnectError> {
+    let listener = find_unix(call, &name)?;
+    if listener.kind() != socket.kind() {
+        return Err(Errno::EPROTOTYPE.into());
+    }
+    listener.connect_from(socket, Address::Unix(name)).map_err(|errno| (errno, Some(listener)))
+}
+
+fn connect_tcp(call: &mut Call<'_>, socket: &Arc<Socket>, address: IpAddr, port: u16) -> Result<(), ConnectError> {
+    if !is_local(address) {
+        return Err(Errno::ENETUNREACH.into());
+    }
+    let target: IpAddr = match address {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    bind_any(call, socket)?;
+    if let Address::Inet(own, port) = socket.local()
+        && own.is_unspecified()
+    {
+        let own: IpAddr = if target.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { target };
+        socket.set_local(Address::Inet(own, port));
+    }
+    if call.kernel.network.has_service(address, port) {
+        socket.set_remote(Address::Inet(target, port));
+        call.kernel.network.connect_service(socket, port);
+        return Ok(());
+    }
+    let listener = call.kernel.network.find(crate::net::Protocol::Tcp, target, port).ok_or(Errno::ECONNREFUSED)?;
+    let server_address = Address::Inet(canonical(target), port);
+    listener.connect_from(socket, server_address).map_err(|errno| (errno, Some(listener)))
+}
+
+/// `connect(2)` of a datagram socket: what it sends to, and hears from, by itself.
+fn associate(call: &mut Call<'_>, socket: &Arc<Socket>, address: Address) -> Result<(), Errno> {
+    match address {
+        Address::None => socket.associate(None, None),
+        Address::Unix(name) => {
+            let peer = find_unix(call, &name)?;
+            if peer.kind() != Kind::Datagram {
+                return Err(Errno::EPROTOTYPE);
+            }
+            socket.associate(Some(Address::Unix(name)), Some(Peer::Socket(Arc::downgrade(&peer))));
+        }
+        Address::Inet(address, _) if !is_local(address) => return Err(Errno::ENETUNREACH),
+        Address::Inet(address, port) => {
+            bind_any(call, socket)?;
+            if let Address::Inet(own, own_port) = socket.local()
+                && own.is_unspecified()
+            {
+                let own: IpAddr = match canonical(address) {
+                    IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                socket.set_local(Address::Inet(own, own_port));
+            }
+            socket.associate(Some(Address::Inet(address, port)), None);
+        }
+    }
+    Ok(())
+}
+
+fn accept_connection(call: &mut Call<'_>, flags: i32) -> SysResult {
+    if flags & !TYPE_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    if !socket.is_connection_oriented() {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let result = socket.accept();
+    let accepted = call.or_wait(&file, result, file.is_nonblocking(), socket.receive_timeout_ns())?;
+    // Others may wait for the place in the backlog.
+    socket.beacon().ring();
+    let remote = accepted.remote()?;
+    let family = accepted.family();
+    let fd = call.install(open_socket(accepted, flags), flags & libc::SOCK_CLOEXEC != 0)?;
+    if let Err(errno) = write_address(call, family, &remote, call.args[1], call.args[2]) {
+        call.process().files.remove(fd)?;
+        return Err(errno.into());
+    }
+    Ok(fd as u64)
+}
+
+fn accept(call: &mut Call<'_>) -> SysResult {
+    accept_connection(call, 0)
+}
+
+fn accept4(call: &mut Call<'_>) -> SysResult {
+    accept_connection(call, call.int(3))
+}
+
+fn shutdown(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let how = match call.int(1) {
+        libc::SHUT_RD => Shutdown { read: true, write: false },
+        libc::SHUT_WR => Shutdown { read: false, write: true },
+        libc::SHUT_RDWR => Shutdown { read: true, write: true },
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    file.socket()?.shut_down(how)?;
+    call.kernel.network.settle();
+    Ok(0)
+}
+
+fn getsockname(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    write_address(call, socket.family(), &socket.local(), call.args[1], call.args[2])?;
+    Ok(0)
+}
+
+fn getpeername(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    write_address(call, socket.family(), &socket.remote()?, call.args[1], call.args[2])?;
+    Ok(0)
+}
+
+/// A `timeval` as a time-out; zero is none.
+fn timeout([seconds, microseconds]: [i64; 2]) -> Result<Option<u64>, Errno> {
+    if !(0..1_000_000).contains(&microseconds) {
+        return Err(Errno::EDOM);
+    }
+    let ns = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND_NS) + microseconds as u64 * 1000;
+    Ok((ns > 0).then_some(ns))
+}
+
+fn setsockopt(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    let (level, name, at) = (call.int(1), call.int(2), call.args[3]);
+    let length = usize::try_from(call.int(4)).map_err(|_| Errno::EINVAL)?;
+    let is_receive_timeout = RECEIVE_TIMEOUTS.contains(&name);
+    match (level, name) {
+        (libc::SOL_SOCKET, _) if is_receive_timeout || SEND_TIMEOUTS.contains(&name) => {
+            if length < 16 {
+                return Err(Errno::EINVAL.into());
+            }
+            let timeout_ns = timeout(call.read(at)?)?;
+            if is_receive_timeout {
+                socket.set_receive_timeout(timeout_ns);
+            } else {
+                socket.set_send_timeout(timeout_ns);
+            }
+        }
+        // There is nothing to linger for: what was sent has been received.
+        (libc::SOL_SOCKET, libc::SO_LINGER) if length >= 8 => _ = call.read::<[i32; 2]>(at)?,
+        (libc::SOL_SOCKET, libc::SO_LINGER) => return Err(Errno::EINVAL.into()),
+        // Only the one congestion control that Linux always has.
+        (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
+            let name = call.read_bytes(at, length.min(16))?;
+            if !matches!(&*name, b"cubic" | b"reno") {
+                return Err(Errno::ENOENT.into());
+            }
+        }
+        _ => {
+            let value = match length {
+                0 => return Err(Errno::EINVAL.into()),
+                1..4 => i32::from(call.read::<u8>(at)?),
+                _ => call.read::<i32>(at)?,
+            };
+            socket.set_option(level, name, value)?;
+        }
+    }
+    Ok(0)
+}
+
+fn timeval(timeout_ns: Option<u64>) -> Vec<u8> {
+    let ns = timeout_ns.unwrap_or(0);
+    let parts = [ns / SECOND_NS, ns % SECOND_NS / 1000];
+    parts.iter().flat_map(|part| part.to_ne_bytes()).collect()
+}
+
+fn getsockopt(call: &mut Call<'_>) -> SysResult {
+    let file = call.file(0)?;
+    let socket = file.socket()?;
+    let (level, name) = (call.int(1), call.int(2));
+    let room = usize::try_from(call.read::<i32>(call.args[4])?).map_err(|_| Errno::EINVAL)?;
+    let number = |number: i32| number.to_ne_bytes().to_vec();
+    let value = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) => number(socket.take_error().map_or(0, |errno| i32::from(errno.0))),
+        (libc::SOL_SOCKET, libc::SO_TYPE) => number(socket.kind().number()),
+        (libc::SOL_SOCKET, libc::SO_DOMAIN) => number(socket.family().number()),
+        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => number(match (socket.family(), socket.kind()) {
+            (Family::Unix, _) => 0,
+            (_, Kind::Datagram) => libc::IPPROTO_UDP,
+            _ => libc::IPPROTO_TCP,
+        }),
+        (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => number(i32::from(socket.is_listening())),
+        (libc::SOL_SOCKET, libc::SO_LINGER) => vec![0; 8],
+        (libc::SOL_SOCKET, libc::SO_PEERCRED) if socket.family() == Family::Unix => {
+            let maker = socket.peer_maker();
+            [maker.pid, maker.uid, maker.gid].iter().flat_map(|id| id.to_ne_bytes()).collect()
+        }
+        (libc::SOL_SOCKET, _) if RECEIVE_TIMEOUTS.contains(&name) => timeval(socket.receive_timeout_ns()),
+        (libc::SOL_SOCKET, _) if SEND_TIMEOUTS.contains(&name) => timeval(socket.send_timeout_ns()),
+        (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => b"cubic\0".to_vec(),
+        _ => number(socket.option(level, name)?),
+    };
+    let length = room.min(value.len());
+    call.write_bytes(call.args[3], &value[..length])?;
+    call.write(call.args[4], &(length as i32))?;
+    Ok(0)
+}

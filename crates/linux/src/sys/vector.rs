@@ -1,0 +1,101 @@
+//! Buffers scattered over guest memory: the `iovec` arrays of `readv(2)` and its relatives.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::call::Call;
+use crate::errno::Errno;
+
+/// Most parts of one array (`UIO_MAXIOV`).
+pub const PARTS_MAX: usize = 1024;
+/// Most bytes that one call moves: more is left for the next call, as with signals. Bounds what a call copies while the
+/// kernel is locked.
+pub const BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// One part.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Part {
+    /// Where it begins.
+    pub address: u64,
+    /// How many bytes it has.
+    pub length: u64,
+}
+
+/// Parts of guest memory, used as one buffer.
+#[derive(Debug, Clone, Default)]
+pub struct Vector {
+    parts: Vec<Part>,
+    length: usize,
+}
+
+impl Vector {
+    /// One contiguous buffer, cut to `limit` bytes.
+    pub fn one(address: u64, length: u64, limit: usize) -> Self {
+        let mut vector = Self::default();
+        vector.push(Part { address, length }, limit);
+        vector
+    }
+
+    /// Reads an array of `count` parts, cut to `limit` bytes together.
+    pub fn read(call: &mut Call<'_>, address: u64, count: u64, limit: usize) -> Result<Self, Errno> {
+        let count = usize::try_from(count).ok().filter(|count| *count <= PARTS_MAX).ok_or(Errno::EINVAL)?;
+        let bytes = call.read_bytes(address, count * size_of::<Part>())?;
+        let mut vector = Self::default();
+        let mut total: u64 = 0;
+        for part in bytes.chunks_exact(size_of::<Part>()) {
+            let part = Part::read_from_bytes(part).map_err(|_| Errno::EFAULT)?;
+            total =
+                total.checked_add(part.length).filter(|total| i64::try_from(*total).is_ok()).ok_or(Errno::EINVAL)?;
+            vector.push(part, limit);
+        }
+        Ok(vector)
+    }
+
+    fn push(&mut self, part: Part, limit: usize) {
+        let length = usize::try_from(part.length).unwrap_or(usize::MAX).min(limit - self.length);
+        if length > 0 {
+            self.parts.push(Part { address: part.address, length: length as u64 });
+            self.length += length;
+        }
+    }
+
+    /// Bytes of all parts.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Copies everything from the guest.
+    pub fn gather(&self, call: &mut Call<'_>) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; self.length];
+        let mut done = 0;
+        for part in &self.parts {
+            let target = &mut bytes[done..done + part.length as usize];
+            match call.kernel.read_user(call.pid, part.address, target) {
+                Ok(()) => done += part.length as usize,
+                Err(errno) if done == 0 => return Err(errno),
+                Err(_) => break,
+            }
+        }
+        bytes.truncate(done);
+        Ok(bytes)
+    }
+
+    /// Copies bytes to the guest, beginning `skip` bytes into the buffer; at most as many as fit are used.
+    pub fn scatter(&self, call: &mut Call<'_>, skip: usize, bytes: &[u8]) -> Result<(), Errno> {
+        let (mut skip, mut rest) = (skip, bytes);
+        for part in &self.parts {
+            let length = part.length as usize;
+            if rest.is_empty() {
+                break;
+            }
+            if skip >= length {
+                skip -= length;
+                continue;
+            }
+            let (piece, after) = rest.split_at(rest.len().min(length - skip));
+            call.write_bytes(part.address + skip as u64, piece)?;
+            (skip, rest) = (0, after);
+        }
+        Ok(())
+    }
+}
