@@ -233,6 +233,7 @@ impl Runner<'_> {
         let is_killed = thread.is_killed;
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;
+        kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));
         if is_killed {
             return Ok(());
         }

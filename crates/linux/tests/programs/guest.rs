@@ -66,7 +66,19 @@ fn compile(name: &str, linking: Linking) -> String {
     if !output.exists() {
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.c"));
         let mut command = Command::new("cc");
-        command.args(["-O1", "-g", "-pthread", "-Wall", "-Wno-infinite-recursion", "-Wno-stringop-overread", "-D_GNU_SOURCE", "-o"]).arg(&output).arg(source);
+        command
+            .args([
+                "-O1",
+                "-g",
+                "-pthread",
+                "-Wall",
+                "-Wno-infinite-recursion",
+                "-Wno-stringop-overread",
+                "-D_GNU_SOURCE",
+                "-o",
+            ])
+            .arg(&output)
+            .arg(source);
         if let Linking::Static = linking {
             command.arg("-static");
         }
