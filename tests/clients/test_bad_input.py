@@ -10,13 +10,10 @@ import unittest
 import urllib.error
 import urllib.request
 import zipfile
-from pathlib import Path
 
 import botocore.exceptions
 
 import support
-
-FUNCTIONS = Path(__file__).resolve().parent.parent / "functions"
 
 
 class BadInput(unittest.TestCase):

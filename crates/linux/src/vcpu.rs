@@ -74,8 +74,8 @@ impl Guest {
         Ok(())
     }
 
-    /// Takes virtual CPUs away from threads that have run for a slice while others wait, and wakes the monitor for events
-    /// that fall due while every virtual CPU is busy. Sleeps when neither can happen.
+    /// Takes virtual CPUs away from threads that have run for a slice while others wait, and has events looked after that
+    /// fall due while guest code runs. Sleeps when neither can happen.
     fn run_ticker(&self) {
         let mut kernel = self.lock_kernel();
         while kernel.exit.is_none() {
@@ -90,18 +90,25 @@ impl Guest {
                 }
             }
             let now = kernel.clock.monotonic_ns();
-            let is_event_due = kernel.scheduler.idle() == 0 && kernel.next_event_ns().is_some_and(|at| at <= now);
-            if until.is_some_and(|at| at <= now) && (kernel.scheduler.has_ready() || is_event_due) {
+            if until.is_none_or(|at| at > now) {
+                continue;
+            }
+            let is_event_due = kernel.next_event_ns().is_some_and(|at| at <= now);
+            if is_event_due && kernel.scheduler.idle() > 0 {
+                self.work.notify_one();
+            } else if is_event_due || kernel.scheduler.has_ready() {
                 kernel.scheduler.kick_all();
             }
         }
     }
 }
 
-/// When the ticker has something to do.
+/// When the ticker has something to do. Events are its business while any virtual CPU runs guest code, which may have set
+/// a timer that sleeping ones do not know of; the last one to fall asleep looks after them itself.
 fn tick_wanted(kernel: &Kernel) -> Option<u64> {
     let slice = kernel.scheduler.has_ready().then(|| kernel.clock.monotonic_ns() + SLICE_NS);
-    let event = if kernel.scheduler.idle() == 0 { kernel.next_event_ns() } else { None };
+    let is_any_busy = kernel.scheduler.idle() < kernel.scheduler.vcpu_count();
+    let event = if is_any_busy { kernel.next_event_ns() } else { None };
     slice.into_iter().chain(event).min()
 }
 
@@ -226,6 +233,7 @@ impl Runner<'_> {
         let is_killed = thread.is_killed;
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;
+        kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));
         if is_killed {
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Function code on this node: zip files, checked and extracted into directories named by the zip's digest.
 //!
 //! A zip is as hostile as any input: what it declares is compared with what comes out, and nothing outside its directory
-//! is touched ([`TreeWriter`]). A directory appears complete or not at all, so several processes may extract at once.
+//! is touched (`TreeWriter`). A directory appears complete or not at all, so several processes may extract at once.
 //! Everything here blocks: call it from a thread that may.
 
 mod archive;

@@ -19,7 +19,7 @@ use crate::invocation::{
 use crate::placement::EnvironmentId;
 use crate::process::MonitorProcess;
 use crate::protocol::{Answer, Conversation, Event, Violation};
-use crate::transcript::{ReportLine, Transcript};
+use crate::transcript::{ReportLine, Status, Transcript};
 
 mod channel;
 
@@ -106,17 +106,25 @@ struct Verdict {
     error: Option<FunctionError>,
     /// Set when the program did not answer.
     fault: Option<Fault>,
+    /// What the `REPORT` line says about an error.
+    status: Option<Status>,
     /// Set when the environment cannot go on.
     end: Option<End>,
 }
 
 impl Verdict {
     fn answered(payload: Vec<u8>, error: Option<FunctionError>) -> Self {
-        Self { payload, error, fault: None, end: None }
+        Self { payload, error, fault: None, status: None, end: None }
     }
 
     fn fault(fault: Fault, request_id: &str, end: Option<End>) -> Self {
-        Self { payload: fault.document(request_id), error: Some(FunctionError::Unhandled), fault: Some(fault), end }
+        Self {
+            payload: fault.document(request_id),
+            error: Some(FunctionError::Unhandled),
+            status: Some(fault.status()),
+            fault: Some(fault),
+            end,
+        }
     }
 }
 
@@ -204,7 +212,11 @@ impl<N: Fn(Notice)> Environment<N> {
             Ok(Event::InitFailed { error_type, payload }) => {
                 tracing::info!(environment = self.id.0, function = %self.spec.arn, error_type, "initialisation failed");
                 let payload = if payload.is_empty() { unknown_error(&error_type) } else { payload };
-                Verdict { end: Some(End::Orderly), ..Verdict::answered(payload, Some(FunctionError::Handled)) }
+                Verdict {
+                    status: Some(Status::Error { error_type }),
+                    end: Some(End::Orderly),
+                    ..Verdict::answered(payload, Some(FunctionError::Handled))
+                }
             }
             Ok(event) => self.verdict(event, &request_id, true),
             Err(Interruption::Requested) => {
@@ -433,8 +445,8 @@ impl<N: Fn(Notice)> Environment<N> {
             self.transcript.line(&fault.log_line(request_id));
         }
         self.transcript.line(&format!("END RequestId: {request_id}"));
-        let status = verdict.fault.as_ref().map(Fault::status);
-        let line = ReportLine { request_id, report: &report, memory_mib: self.spec.memory_mib, status };
+        let (memory_mib, status) = (self.spec.memory_mib, verdict.status.as_ref());
+        let line = ReportLine { request_id, report: &report, memory_mib, status };
         self.transcript.line(&line.to_string());
         self.transcript.flush();
         InvokeOutcome { payload: verdict.payload, error: verdict.error, report, log_tail: self.transcript.take_tail() }

@@ -4,6 +4,7 @@ use calypte_wire::monitor::ExitCause;
 use serde::Serialize;
 
 use crate::timestamp;
+use crate::transcript::Status;
 
 /// Largest response as Lambda's message states it, in bytes.
 const RESPONSE_BYTES_STATED: u64 = 6_291_556;
@@ -86,10 +87,10 @@ impl Fault {
     }
 
     /// What the `REPORT` line says.
-    pub(crate) fn status(&self) -> (&'static str, Option<&'static str>) {
+    pub(crate) fn status(&self) -> Status {
         match self {
-            Self::TimedOut { .. } => ("timeout", None),
-            _ => ("error", Some(self.error_type())),
+            Self::TimedOut { .. } => Status::Timeout,
+            _ => Status::Error { error_type: self.error_type().to_owned() },
         }
     }
 }

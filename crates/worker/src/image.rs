@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The digest is the SHA-256 of the canonical manifest of the tree: path, kind, mode, size and content of every entry
-//! ([`manifest`]). An image never changes, so it may be used while others are added or removed; [`Images::pin`] keeps one
+//! (`manifest`). An image never changes, so it may be used while others are added or removed; [`Images::pin`] keeps one
 //! from being removed. Everything here blocks: call it from a thread that may.
 
 mod archive;

@@ -1,7 +1,7 @@
 //! The log of every function: files below `<data>/logs/<account>/<function>/`, written by one thread off the path of
 //! invocations, read by tail and by follow.
 //!
-//! A log is an endless stream of lines of which the newest [`SEGMENTS_KEPT`] segments exist. A segment is a file named
+//! A log is an endless stream of lines of which the newest two segments exist. A segment is a file named
 //! after the position of its first byte in the stream (20 digits), so a position means the same before and after a
 //! rotation and a restart. Nothing that goes wrong here fails an invocation: what cannot be written is dropped, counted
 //! and reported.

@@ -155,14 +155,20 @@ fn milliseconds(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
+/// How an invocation failed, as its `REPORT` line says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Status {
+    Timeout,
+    Error { error_type: String },
+}
+
 /// The figures of a `REPORT` line.
 #[derive(Debug, Clone)]
 pub(crate) struct ReportLine<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) report: &'a crate::invocation::Report,
     pub(crate) memory_mib: u32,
-    /// `timeout`, or `error` with its type.
-    pub(crate) status: Option<(&'static str, Option<&'a str>)>,
+    pub(crate) status: Option<&'a Status>,
 }
 
 impl std::fmt::Display for ReportLine<'_> {
@@ -179,13 +185,11 @@ impl std::fmt::Display for ReportLine<'_> {
             write!(f, "\tInit Duration: {}", milliseconds(init))?;
         }
         write!(f, "\tPlacement: {}", report.rung.as_str())?;
-        if let Some((status, error_type)) = self.status {
-            write!(f, "\tStatus: {status}")?;
-            if let Some(error_type) = error_type {
-                write!(f, "\tError Type: {error_type}")?;
-            }
+        match self.status {
+            None => Ok(()),
+            Some(Status::Timeout) => f.write_str("\tStatus: timeout"),
+            Some(Status::Error { error_type }) => write!(f, "\tStatus: error\tError Type: {error_type}"),
         }
-        Ok(())
     }
 }
 
@@ -273,7 +277,7 @@ mod tests {
         report.init_duration = Some(Duration::from_micros(55_100));
         report.rung = PlacementRung::Boot;
         assert_eq!(
-            line(&report, Some(("error", Some("Runtime.ExitError")))),
+            line(&report, Some(&Status::Error { error_type: "Runtime.ExitError".into() })),
             "REPORT RequestId: id\tDuration: 1.23 ms\tBilled Duration: 57 ms\tMemory Size: 128 MB\tMax Memory Used: 40 MB\t\
              Init Duration: 55.10 ms\tPlacement: boot\tStatus: error\tError Type: Runtime.ExitError"
         );

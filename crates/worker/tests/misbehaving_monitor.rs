@@ -239,7 +239,8 @@ async fn initialisations_that_fail() {
             let outcome = bench.invoke(&spec(behaviour), "{}").await;
             assert!(outcome.error.is_some() && text(&outcome).contains(message), "{behaviour}: {}", text(&outcome));
             assert_eq!(outcome.report.rung, PlacementRung::Boot);
-            assert!(log(&outcome).contains("START RequestId: "), "{behaviour}");
+            let log = log(&outcome);
+            assert!(log.contains("START RequestId: ") && log.contains("\tStatus: error\tError Type: "), "{log}");
         }
     }
     bench.shutdown().await;
@@ -334,6 +335,24 @@ async fn concurrent_calls_get_environments_up_to_the_limit_and_wait_beyond_it() 
         }
     }
     assert_eq!((ok, throttled), (4, 1));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_functions_than_fit_take_turns_in_memory() {
+    let bench = Bench::new(|config| config.memory_mib_max = 2 * (128 + config.memory_mib_overhead)).await;
+    let calls: Vec<_> = (0..24)
+        .map(|call| {
+            let function = FunctionSpec { revision_id: format!("r{}", call % 6), ..spec("") };
+            let worker = bench.worker.clone();
+            tokio::spawn(async move { worker.invoke(request(&function, "prints")).await })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(text(&call.await.unwrap().unwrap()), "printed");
+    }
+    let stats = bench.worker.stats();
+    assert!(stats.memory_mib_reserved <= 2 * (128 + 8), "{stats:?}");
     bench.shutdown().await;
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use calypte_monitor::run::{LaunchError, Program, RunConfig, RunError, run_program};
+use calypte_monitor::run::{Program, RunConfig, RunError, run_program};
 use calypte_types::limits;
 use calypte_wire::monitor::Platform;
 use calypte_worker::image::{Images, RuntimeImage};
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: Arguments, global: &Global) -> anyhow::Result<ExitC
     match run_program(program) {
         Ok(status) => Ok(ExitCode::from(status.code())),
         Err(error) => {
-            let is_unknown = matches!(error, RunError::Launch(LaunchError::NotInPath { .. }));
+            let is_unknown = matches!(&error, RunError::Launch(error) if error.is_not_found());
             Ok(fail(&error.into(), if is_unknown { STATUS_NOT_FOUND } else { STATUS_NOT_RUN }, global))
         }
     }

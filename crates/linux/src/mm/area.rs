@@ -208,11 +208,6 @@ impl Areas {
         let start = gap_end.checked_sub(length)?;
         (start >= bottom).then_some(start)
     }
-
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.map.len()
-    }
 }
 
 /// Rounds up to a page border. `None` on overflow.
@@ -238,10 +233,10 @@ mod tests {
         let mut areas = Areas::default();
         areas.insert(0x10000, area(0x20000, Protection::READ)).unwrap();
         areas.change(0x12000, 0x13000, |area| area.protection = Protection::empty()).unwrap();
-        assert_eq!(areas.count(), 3);
+        assert_eq!(areas.map.len(), 3);
         assert!(areas.covers(0x10000, 0x20000));
         areas.change(0x12000, 0x13000, |area| area.protection = Protection::READ).unwrap();
-        assert_eq!(areas.count(), 1);
+        assert_eq!(areas.map.len(), 1);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use calypte_platform::{Frame, FrameRange, PAGE_SIZE};
+use calypte_platform::{Frame, FrameRange};
 
 /// Pages per chunk of the record: as many as one x86 page table covers.
 const CHUNK_PAGES: u64 = 512;
@@ -26,12 +26,6 @@ pub(super) struct Pages {
 pub(super) struct Run {
     pub(super) page: u64,
     pub(super) frames: FrameRange,
-}
-
-impl Run {
-    pub(super) fn address(&self) -> u64 {
-        self.page * PAGE_SIZE as u64
-    }
 }
 
 impl Pages {

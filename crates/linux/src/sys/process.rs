@@ -123,6 +123,7 @@ fn execve(call: &mut Call<'_>) -> SysResult {
     process.settings.keeps_capabilities = false;
     process.started_ns = now_ns;
     process.files.close_on_exec();
+    call.kernel.network.settle_closed();
     call.kernel.spaces.destroy(old_space, &mut call.kernel.frames);
 
     // Whichever thread called, the process goes on as its first thread.

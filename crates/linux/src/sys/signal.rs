@@ -246,11 +246,11 @@ fn send_to_thread(call: &mut Call<'_>, pid: Option<Pid>, tid: i32, signal: i32) 
     Ok(0)
 }
 
-/// Reads the `siginfo_t` that a program sends along. The codes of the kernel and of `kill` are not the program's to use.
-fn read_info(call: &mut Call<'_>, address: u64, signal: Signal) -> Result<Info, Errno> {
-    let [_, code, ..] = call.read::<[i32; 4]>(address)?;
-    let fields: [u64; 2] = call.read(address + 16)?;
-    if code >= 0 || code == Info::CODE_THREAD {
+/// Reads the `siginfo_t` that a program sends along. To others it must not look as if the kernel or `kill` had sent it.
+fn read_info(call: &mut Call<'_>, address: u64, signal: Signal, is_own: bool) -> Result<Info, Errno> {
+    let [_, _, code, _] = call.read::<[i32; 4]>(address)?;
+    let fields: [u64; 2] = call.read(address.wrapping_add(16))?;
+    if !is_own && (code >= 0 || code == Info::CODE_THREAD) {
         return Err(Errno::EPERM);
     }
     Ok(Info { signal, code, fields })
@@ -258,8 +258,8 @@ fn read_info(call: &mut Call<'_>, address: u64, signal: Signal) -> Result<Info, 
 
 fn rt_sigqueueinfo(call: &mut Call<'_>) -> SysResult {
     let Some(signal) = optional_signal(call.int(1))? else { return Ok(0) };
-    let info = read_info(call, call.args[2], signal)?;
     let pid = u32::try_from(call.int(0)).map_err(|_| Errno::ESRCH)?;
+    let info = read_info(call, call.args[2], signal, pid == call.pid)?;
     call.kernel.signal_process(pid, info)?;
     Ok(0)
 }
@@ -267,7 +267,7 @@ fn rt_sigqueueinfo(call: &mut Call<'_>) -> SysResult {
 fn rt_tgsigqueueinfo(call: &mut Call<'_>) -> SysResult {
     let (pid, tid) = (call.int(0).cast_unsigned(), call.int(1));
     let Some(signal) = optional_signal(call.int(2))? else { return Ok(0) };
-    let info = read_info(call, call.args[3], signal)?;
+    let info = read_info(call, call.args[3], signal, pid == call.pid)?;
     let tid = find_thread(call, Some(pid), tid)?;
     call.kernel.signal_thread(tid, info)?;
     Ok(0)

@@ -198,3 +198,14 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         vcpu_count: 1,
     }
 }
+
+/// The program behind a name in `PATH`, which may be a script that starts the real one.
+pub(crate) fn resolve(program: &str) -> Option<String> {
+    let question: &[&str] = match program {
+        "python3" => &["-c", "import sys; print(sys.executable)"],
+        "node" => &["-p", "process.execPath"],
+        _ => &["which", "busybox"],
+    };
+    let output = Command::new(program).args(question).output().ok()?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|path| !path.is_empty())
+}

@@ -9,7 +9,7 @@ use calypte_wire::monitor::Platform;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
-use crate::host::{mounts, program};
+use crate::host::{mounts, program, resolve};
 
 pub(crate) const TESTS: &[Test] = &[
     ("run::streams_and_status_are_the_programs", true, streams_and_status_are_the_programs),
@@ -20,19 +20,20 @@ pub(crate) const TESTS: &[Test] = &[
     ("run::programs_of_the_host_run", true, programs_of_the_host_run),
 ];
 
-/// This program as one that runs `arguments` in a virtual machine. `timeout_ms` 0: none.
+/// This program as one that runs another in a virtual machine. Arguments: virtual CPUs, time limit in milliseconds (0:
+/// none), program and its arguments.
 pub(crate) fn child(arguments: &[String]) -> ExitCode {
-    let timeout_ms: u64 = arguments[0].parse().unwrap();
+    let timeout_ms: u64 = arguments[1].parse().unwrap();
     let program = Program {
         platform: Platform::Kvm,
         mounts: mounts(),
-        arguments: arguments[1..].to_vec(),
+        arguments: arguments[2..].to_vec(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into()), ("NAME".into(), "you".into())],
         working_directory: "/".into(),
         memory_mib: 256,
         tmp_mib: 64,
         host_name: "guest".into(),
-        vcpu_count: 1,
+        vcpu_count: arguments[0].parse().unwrap(),
     };
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
     match run_program(RunConfig { program, timeout }) {
@@ -45,8 +46,12 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
 }
 
 fn spawn(timeout_ms: u64, arguments: &[&str]) -> Child {
+    spawn_on(1, timeout_ms, arguments)
+}
+
+fn spawn_on(vcpu_count: u32, timeout_ms: u64, arguments: &[&str]) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["become-run", &timeout_ms.to_string()])
+        .args(["become-run", &vcpu_count.to_string(), &timeout_ms.to_string()])
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -85,7 +90,7 @@ fn input_that_nobody_reads_is_left_alone() {
     theirs.write_all(b"for somebody else").unwrap();
     drop(theirs);
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["become-run", "0", &program("streams"), "hello"])
+        .args(["become-run", "1", "0", &program("streams"), "hello"])
         .stdin(ours.try_clone().unwrap())
         .output()
         .unwrap();
@@ -135,19 +140,10 @@ fn programs_of_the_host_run() {
             continue;
         };
         let expected = Command::new(&path).args(arguments).output().unwrap();
-        let output = spawn(0, &[&[path.as_str()], arguments].concat()).wait_with_output().unwrap();
         let stdout = String::from_utf8_lossy(&expected.stdout).into_owned();
-        check(&output, expected.status.code().unwrap(), &stdout, "");
+        for vcpu_count in [1, 2] {
+            let child = spawn_on(vcpu_count, 0, &[&[path.as_str()], arguments].concat());
+            check(&child.wait_with_output().unwrap(), expected.status.code().unwrap(), &stdout, "");
+        }
     }
-}
-
-/// The program behind a name in `PATH`, which may be a script that starts the real one.
-fn resolve(program: &str) -> Option<String> {
-    let question: &[&str] = match program {
-        "python3" => &["-c", "import sys; print(sys.executable)"],
-        "node" => &["-p", "process.execPath"],
-        _ => &["which", "busybox"],
-    };
-    let output = Command::new(program).args(question).output().ok()?;
-    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned()).filter(|path| !path.is_empty())
 }

@@ -1,9 +1,11 @@
 //! A worker's conversation with a monitor that runs a program in a virtual machine.
 
+use std::path::Path;
+
 use calypte_wire::monitor::{ExitCause, ToWorker};
 
 use crate::Test;
-use crate::host::{Environment, Zygote, program, start};
+use crate::host::{Environment, Zygote, program, resolve, start};
 
 pub(crate) const TESTS: &[Test] = &[
     ("session::a_program_prints_and_ends", true, a_program_prints_and_ends),
@@ -14,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("session::output_waits_for_a_slow_worker", true, output_waits_for_a_slow_worker),
     ("session::closing_the_socket_ends_a_spinning_guest", true, closing_the_socket_ends_a_spinning_guest),
     ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
+    ("session::a_warm_python_invocation_takes_few_exits", true, a_warm_python_invocation_takes_few_exits),
 ];
 
 fn runtime(zygote: &mut Zygote) -> Environment {
@@ -156,5 +159,38 @@ fn what_cannot_start_says_why() {
         let ExitCause::Failed(reason) = exit_cause(environment.receive().unwrap()) else { panic!("not a failure") };
         assert!(reason.contains(expected), "{reason}");
         assert_eq!(zygote.wait_ended(&environment), 70);
+    }
+}
+
+/// Exits that a warm invocation of the managed Python runtime may take.
+const WARM_EXITS_MAX: u64 = 8;
+
+fn a_warm_python_invocation_takes_few_exits() {
+    let Some(python) = resolve("python3") else {
+        println!("SKIP a_warm_python_invocation_takes_few_exits: no python3 on this host");
+        return;
+    };
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut start = start(&[&python, "/srv/bootstrap.py"]);
+    start.mounts.push(("/srv".into(), crate_folder.join("../../runtimes/python")));
+    start.mounts.push(("/mnt".into(), crate_folder.join("tests/programs")));
+    for (name, value) in [("_HANDLER", "handler.handle"), ("LAMBDA_TASK_ROOT", "/mnt")] {
+        start.environment.push((name.into(), value.into()));
+    }
+    let mut zygote = Zygote::start();
+    let mut environment = zygote.fork();
+    environment.start(start);
+    let (log, message) = environment.receive_with_log();
+    let ToWorker::Ready { usage: mut before } = message else { panic!("{message:?}: {log}") };
+    for round in 0..20 {
+        let id = format!("id-{round}");
+        environment.invoke(&id, &format!("{round}"));
+        let (log, message) = environment.receive_with_log();
+        let ToWorker::Response { payload, .. } = message else { panic!("{message:?}: {log}") };
+        assert_eq!(String::from_utf8(payload).unwrap(), format!("{{\"event\": {round}, \"id\": \"{id}\"}}"));
+        let Some(ToWorker::Ready { usage }) = environment.receive() else { panic!("not ready") };
+        let exits = usage.exits - before.exits;
+        assert!(round < 10 || exits <= WARM_EXITS_MAX, "{exits} exits");
+        before = usage;
     }
 }

@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("zygote::a_killed_monitor_is_reaped", false, a_killed_monitor_is_reaped),
     ("zygote::monitors_outlive_the_zygote", false, monitors_outlive_the_zygote),
     ("zygote::a_monitor_has_only_its_own_files", false, a_monitor_has_only_its_own_files),
+    ("zygote::a_monitor_gives_up_what_it_does_not_need", false, a_monitor_gives_up_what_it_does_not_need),
 ];
 
 fn kill(pid: i32) {
@@ -78,24 +79,42 @@ fn monitors_outlive_the_zygote() {
     assert_alive(&mut environment);
 }
 
+/// Waits until a monitor has given up what it does not need: taking its name is the last step of that.
+fn settled(zygote: &mut Zygote) -> Environment {
+    let environment = zygote.fork();
+    while std::fs::read_to_string(format!("/proc/{}/comm", environment.pid)).unwrap() != "calypte-monitor\n" {}
+    environment
+}
+
 fn a_monitor_has_only_its_own_files() {
     let mut zygote = Zygote::start();
-    let (mut first, mut second) = (zygote.fork(), zygote.fork());
-    let sockets = |pid: i32| {
-        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-        let targets = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
-        targets
-            .filter(|target| !target.to_string_lossy().contains("/dev/") && !target.to_string_lossy().contains("pipe:"))
-            .count()
-    };
-    // A monitor that waits for `Start` has read nothing, so wait for it by what it has given up: its name is its last step.
-    let settled =
-        |pid: i32| while std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "calypte-monitor\n" {};
-    for environment in [&first, &second] {
-        settled(environment.pid);
-        let count = sockets(environment.pid);
-        assert!(count <= 2, "{count} sockets and files: one socket, for reading and for writing, is expected");
+    for mut environment in [settled(&mut zygote), settled(&mut zygote)] {
+        match std::fs::read_dir(format!("/proc/{}/fd", environment.pid)) {
+            Ok(files) => {
+                let targets = files.filter_map(|file| std::fs::read_link(file.unwrap().path()).ok());
+                let others = targets.filter(|target| {
+                    !["/dev/", "pipe:"].iter().any(|start| target.to_string_lossy().starts_with(start))
+                });
+                let count = others.count();
+                assert!(
+                    count <= 2,
+                    "{count} sockets and files: its one socket, for reading and for writing, is expected"
+                );
+            }
+            // An ordinary user may not look into a process that is not dumpable, even one of their own.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
+        }
+        assert_alive(&mut environment);
     }
-    assert_alive(&mut first);
-    assert_alive(&mut second);
+}
+
+fn a_monitor_gives_up_what_it_does_not_need() {
+    let mut zygote = Zygote::start();
+    let environment = settled(&mut zygote);
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", environment.pid)).unwrap();
+    assert!(read("status").contains("NoNewPrivs:\t1\n"));
+    assert_eq!(read("oom_score_adj"), "500\n");
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
 }

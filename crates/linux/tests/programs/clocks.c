@@ -1,0 +1,59 @@
+/* Clocks go forward, agree with each other, and cost no system call. */
+#include <errno.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static long long ns(struct timespec t) { return t.tv_sec * 1000000000LL + t.tv_nsec; }
+static long long now(int clock) { struct timespec t; clock_gettime(clock, &t); return ns(t); }
+static long long asked(int clock) { struct timespec t; syscall(SYS_clock_gettime, clock, &t); return ns(t); }
+
+int main(void)
+{
+    int clocks[] = { CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME };
+    for (int c = 0; c < 4; c++) {
+        long long last = now(clocks[c]);
+        int backwards = 0, disagree = 0;
+        for (int i = 0; i < 2000; i++) {
+            long long t = now(clocks[c]);
+            backwards += t < last;
+            last = t;
+        }
+        for (int i = 0; i < 50; i++) {
+            long long before = now(clocks[c]), call = asked(clocks[c]), after = now(clocks[c]);
+            disagree += call < before || call > after;
+        }
+        printf("clock %d: backwards %d, disagree %d\n", clocks[c], backwards, disagree);
+    }
+    long long begin = now(CLOCK_MONOTONIC);
+    for (int i = 0; i < 10000; i++)
+        now(CLOCK_MONOTONIC);
+    printf("cheap %d\n", (now(CLOCK_MONOTONIC) - begin) / 10000 < 2000);
+    struct timeval tv;
+    gettimeofday(&tv, 0);
+    long long real = now(CLOCK_REALTIME);
+    printf("gettimeofday %d\n", real - (tv.tv_sec * 1000000000LL + tv.tv_usec * 1000LL) < 1000000000LL);
+    printf("time %d\n", time(0) >= tv.tv_sec && time(0) - tv.tv_sec < 2);
+    printf("plausible %d\n", tv.tv_sec > 1700000000);
+    struct timespec nap = { 0, 5000000 }, resolution;
+    begin = now(CLOCK_MONOTONIC);
+    nanosleep(&nap, 0);
+    printf("slept %d\n", now(CLOCK_MONOTONIC) - begin >= 5000000);
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += 3000000;
+    if (until.tv_nsec >= 1000000000) { until.tv_sec++; until.tv_nsec -= 1000000000; }
+    printf("absolute %d ", clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, 0));
+    printf("%d\n", now(CLOCK_MONOTONIC) >= ns(until));
+    printf("past %d\n", clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &nap, 0));
+    nap.tv_nsec = -1;
+    printf("bad %d %d\n", nanosleep(&nap, 0), errno);
+    printf("bad clock %d %d\n", clock_gettime(99, &nap), errno);
+    printf("resolution %d %ld\n", clock_getres(CLOCK_MONOTONIC, &resolution), resolution.tv_nsec);
+    long long cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+    for (volatile int i = 0; i < 30000000; i++) { }
+    printf("processor time %d %d\n", now(CLOCK_PROCESS_CPUTIME_ID) > cpu + 1000000, now(CLOCK_THREAD_CPUTIME_ID) > 1000000);
+    return 0;
+}
