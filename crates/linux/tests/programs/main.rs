@@ -45,6 +45,21 @@ fn execve() {
     check("exec", &[]);
 }
 
+#[test]
+fn files() {
+    check("files", &[]);
+}
+
+#[test]
+fn events() {
+    check("events", &[]);
+}
+
+#[test]
+fn sockets() {
+    check("sockets", &[]);
+}
+
 /// On the host the numbers and garbage of this test would do harm, so it runs in the guest only.
 #[test]
 fn garbage_in_every_system_call() {
