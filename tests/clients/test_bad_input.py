@@ -133,7 +133,7 @@ class BadInput(unittest.TestCase):
             self.assertEqual(result["payload"]["errorType"], "Runtime.ExitError")
 
     def test_flood_of_output(self):
-        source = "def f(e, c):\n    for i in range(200000): print('x' * 100)\n    return 'done'\n"
+        source = "def f(e, c):\n    for i in range(50000): print('x' * 100)\n    return 'done'\n"
         with support.Function(self.client, "bad-input-flood", self.runtime, {"m.py": source}, "m.f", Timeout=60) as function:
             self.assertEqual(function.invoke({})["payload"], "done")
 

@@ -1,6 +1,7 @@
 """boto3, unmodified: functions from creation to deletion, invocations, paging, waiters, typed exceptions."""
 
 import base64
+import functools
 import hashlib
 import json
 import unittest
@@ -211,6 +212,30 @@ class Functions(unittest.TestCase):
             self.assertIn(part, caught.exception.response["Error"]["Message"])
         with self.assertRaises(self.client.exceptions.ResourceNotFoundException):
             self.client.get_function(FunctionName="boto3-refused")
+
+
+    def test_errors_have_the_models_codes_and_members(self):
+        """Status, name and spelling of the text are those of botocore's service model."""
+        self.create("boto3-model")
+        name = {"FunctionName": "boto3-model"}
+        invoke = functools.partial(self.client.invoke, **name)
+        change = functools.partial(self.client.update_function_configuration, **name)
+        for expected, call in (
+            ("InvalidParameterValueException", functools.partial(change, Timeout=901)),
+            ("InvalidRequestContentException", functools.partial(invoke, Payload=b"{")),
+            ("PreconditionFailedException", functools.partial(change, RevisionId="other")),
+            ("RequestTooLargeException", functools.partial(invoke, Payload=b"1" * (6 * 1024 * 1024 + 1))),
+            ("ResourceConflictException", functools.partial(self.create, "boto3-model")),
+            ("ResourceNotFoundException", functools.partial(self.client.get_function, FunctionName="boto3-none")),
+        ):
+            with self.subTest(expected), self.assertRaises(getattr(self.client.exceptions, expected)) as caught:
+                call()
+            response = caught.exception.response
+            shape = self.client.meta.service_model.shape_for(expected)
+            self.assertEqual(response["ResponseMetadata"]["HTTPStatusCode"], shape.metadata["error"]["httpStatusCode"])
+            self.assertEqual(response["Type"], "User")
+            text = "message" if "message" in shape.members else "Message"
+            self.assertIn(text, response)
 
 
 class Invocations(unittest.TestCase):

@@ -99,7 +99,10 @@ impl App {
 pub(crate) async fn serve<A: Action>(State(app): State<App>, request: Request) -> Response {
     let request_id = RequestId::new();
     let span = tracing::info_span!("request", action = A::NAME, %request_id, account = tracing::field::Empty);
-    let result = answer::<A>(&app, request_id, request).instrument(span).await;
+    let result = answer::<A>(&app, request_id, request).instrument(span.clone()).await;
+    if let Err(error) = &result {
+        span.in_scope(|| error.log());
+    }
     finish(request_id, result)
 }
 

@@ -116,6 +116,12 @@ impl ApiError {
         Self { name, message: message.into(), limit: None }
     }
 
+    /// One line for the server's log. The text may be the client's: it is quoted.
+    pub(crate) fn log(&self) {
+        let (name, status, ..) = self.name.row();
+        tracing::info!(error = name, status = status.as_u16(), text = ?self.message, "request refused");
+    }
+
     /// A request that may be repeated later.
     pub(crate) fn throttled(limit: ThrottleLimit, message: impl Into<String>) -> Self {
         Self { name: ErrorName::TooManyRequests, message: message.into(), limit: Some(limit) }

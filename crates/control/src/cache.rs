@@ -50,10 +50,10 @@ impl<K: Eq + Hash, V> Cache<K, V> {
         inner.entries.insert(key, value);
     }
 
-    pub(crate) fn remove(&self, key: &K) {
+    pub(crate) fn remove(&self, key: &K) -> Option<Arc<V>> {
         let mut inner = self.write();
         inner.generation += 1;
-        inner.entries.remove(key);
+        inner.entries.remove(key)
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner<K, V>> {

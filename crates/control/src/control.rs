@@ -1,7 +1,8 @@
 //! The state that all actions share, and access keys.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use calypte_store::{AccessKey, Function, KeyStatus, Store};
 use calypte_types::{AccessKeyId, AccountId, FunctionName};
@@ -12,6 +13,7 @@ use tokio::sync::{Mutex, Notify};
 use crate::cache::Cache;
 use crate::error::ControlError;
 use crate::executor::Executor;
+use crate::garbage::Lingering;
 use crate::prepare::{PinnedImages, Prepared};
 
 /// Functions that are ready to be invoked without a database. Each holds an open file.
@@ -36,6 +38,7 @@ pub struct Control {
     pub(crate) preparation_locks: [Mutex<()>; PREPARATION_LOCKS],
     /// Wakes the collection of garbage.
     pub(crate) garbage: Notify,
+    pub(crate) lingering: std::sync::Mutex<Lingering>,
     keys: Cache<AccessKeyId, AccessKey>,
 }
 
@@ -70,6 +73,7 @@ impl Control {
             prepared: Cache::new(PREPARED_FUNCTIONS_MAX),
             preparation_locks: std::array::from_fn(|_| Mutex::new(())),
             garbage: Notify::new(),
+            lingering: std::sync::Mutex::default(),
             keys: Cache::new(ACCESS_KEYS_MAX),
         })
     }
@@ -108,7 +112,10 @@ impl Control {
 
     /// Whatever was made from this function's record is out of date.
     pub(crate) fn forget_function(&self, account: &AccountId, name: &FunctionName) {
-        self.prepared.remove(&(account.clone(), name.clone()));
+        if let Some(prepared) = self.prepared.remove(&(account.clone(), name.clone())) {
+            let until = Instant::now() + prepared.longest_use();
+            self.lingering.lock().unwrap_or_else(PoisonError::into_inner).keep(prepared.package.clone(), until);
+        }
     }
 
     /// The function, or that there is none: `arn` is how the client named it.

@@ -1,9 +1,11 @@
 //! Removes code that no function uses: blobs and extracted packages.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use calypte_store::{FUNCTIONS_PAGE_MAX, StoreError};
+use calypte_types::BlobId;
 
 use crate::Control;
 use crate::error::ControlError;
@@ -13,6 +15,27 @@ use crate::prepare::blocking;
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// Time between something becoming unused and its removal, so that many changes cause one collection.
 const DELAY: Duration = Duration::from_secs(5);
+
+/// Packages that nothing refers to any more but that running invocations may still read: those of functions that were
+/// changed or deleted meanwhile, whose callers may have left.
+#[derive(Debug, Default)]
+pub(crate) struct Lingering {
+    until: HashMap<BlobId, Instant>,
+}
+
+impl Lingering {
+    /// Keeps a package until then, at least.
+    pub(crate) fn keep(&mut self, package: BlobId, until: Instant) {
+        let kept = self.until.entry(package).or_insert(until);
+        *kept = until.max(*kept);
+    }
+
+    /// The packages to keep now.
+    fn current(&mut self, now: Instant) -> impl Iterator<Item = BlobId> {
+        self.until.retain(|_, until| *until > now);
+        self.until.keys().cloned()
+    }
+}
 
 impl Control {
     /// Collects when woken and now and then. Runs until dropped; may be stopped anywhere.
@@ -45,6 +68,8 @@ impl Control {
                 }
             }
         }
+        let now = Instant::now();
+        referenced.extend(self.lingering.lock().unwrap_or_else(PoisonError::into_inner).current(now));
         let code = self.code.clone();
         let directories = blocking(move || code.retain(&referenced)).await;
         let directories =
@@ -53,5 +78,24 @@ impl Control {
             tracing::info!(blobs = garbage.blobs, bytes = garbage.bytes, directories, "unused code removed");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_linger_until_the_latest_time_that_was_asked_for() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let (first, second) = (BlobId::from_digest([1; 32]), BlobId::from_digest([2; 32]));
+        let mut lingering = Lingering::default();
+        lingering.keep(first.clone(), after(10));
+        lingering.keep(first.clone(), after(5));
+        lingering.keep(second, after(3));
+        assert_eq!(lingering.current(after(1)).count(), 2);
+        assert_eq!(lingering.current(after(9)).collect::<Vec<_>>(), [first]);
+        assert_eq!(lingering.current(after(10)).count(), 0);
     }
 }

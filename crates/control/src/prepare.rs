@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use calypte_store::Function;
-use calypte_types::BlobId;
+use calypte_types::{BlobId, limits};
 use calypte_worker::code::CodeError;
 use calypte_worker::image::{ImageError, Images, RuntimeImage};
 use calypte_worker::{FunctionSpec, TreePin};
@@ -29,10 +29,20 @@ pub(crate) struct Prepared {
     pub(crate) spec: FunctionSpec,
     /// Why the function's own bootstrap cannot be started, in Lambda's words.
     pub(crate) entry_point_problem: Option<&'static str>,
+    /// The package, by name.
+    pub(crate) package: BlobId,
     runtime: String,
     image: Option<Arc<PinnedImage>>,
     image_checked_at: Mutex<Instant>,
     _code: PinnedCode,
+}
+
+impl Prepared {
+    /// How long an invocation that begins now may read the function's files: initialisation and the time limit twice,
+    /// which covers the wait for capacity.
+    pub(crate) fn longest_use(&self) -> Duration {
+        2 * Duration::from_secs(u64::from(limits::INIT_TIMEOUT_S + self.spec.timeout_s))
+    }
 }
 
 /// An extracted package that stays while this lives.
@@ -119,6 +129,7 @@ impl Control {
         Ok(Prepared {
             entry_point_problem: if brings_bootstrap { entry_point_problem(&code.directory) } else { None },
             spec,
+            package: function.code.blob.clone(),
             runtime: runtime.clone(),
             image,
             image_checked_at: Mutex::new(Instant::now()),

@@ -290,7 +290,10 @@ async fn functions_are_there_after_a_restart_even_without_their_directories() {
 async fn code_that_nobody_uses_is_removed() {
     let server = Server::start().await;
     server.create("hello").await;
-    server.create("other").await;
+    let mut other = create_request("other");
+    let package = zip(&[("bootstrap", "other", 0o755)]);
+    other["Code"] = json!({"ZipFile": base64(&package)});
+    server.call("POST", FUNCTIONS, other).await;
     let data = server.folder.path().join("data");
     let count = || {
         let mut folders = vec![data.join("blobs")];
@@ -303,11 +306,16 @@ async fn code_that_nobody_uses_is_removed() {
         }
         files
     };
+    server.invoke("hello", json!(1)).await;
+    let read_by_invocation = server.stage.invocations.lock().unwrap()[0].spec.mounts[1].1.clone();
     let update = json!({"ZipFile": base64(&zip(&[("bootstrap", "new", 0o755)]))});
     server.call("PUT", &path("hello/code"), update).await;
-    assert_eq!(count(), 2);
+    assert_eq!(count(), 3);
     server.call("DELETE", &path("other"), Value::Null).await;
     server.control.collect_garbage().await.unwrap();
     assert_eq!(count(), 1);
+    assert!(!data.join("code").join(calypte_worker::code::CodeCache::id_of(&package).as_str()).exists());
+    // That invocation may still be running, as far as anybody knows here.
+    assert!(read_by_invocation.join("bootstrap").exists());
     assert_eq!(server.invoke("hello", json!(1)).await.status, 200);
 }
