@@ -13,6 +13,8 @@ mod setup;
 mod soak;
 mod tidy;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Automation of the Calypte project.
@@ -37,13 +39,23 @@ enum Task {
     Setup,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run(&Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> anyhow::Result<()> {
     std::env::set_current_dir(command::root())?;
-    match Arguments::parse().task {
-        Task::Demo(options) => demo::run(&options),
-        Task::Test(options) => gate::run(&options),
-        Task::Bench(options) => bench::run(&options),
-        Task::Soak(options) => soak::run(&options),
+    match task {
+        Task::Demo(options) => demo::run(options),
+        Task::Test(options) => gate::run(options),
+        Task::Bench(options) => bench::run(options),
+        Task::Soak(options) => soak::run(options),
         Task::Setup => setup::run().map(|_| ()),
     }
 }

@@ -108,8 +108,8 @@ fn check_is_included(source: &Path, shown: &str, violations: &mut Vec<String>) -
     };
     let in_crate = source.strip_prefix(crate_folder)?;
     let stem = source.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let is_target =
-        in_crate.components().count() <= 2 && (!in_crate.starts_with("src") || matches!(stem, "lib" | "main"));
+    let is_top_level = in_crate.components().count() <= 2 && !in_crate.starts_with("src");
+    let is_target = is_top_level || in_crate.starts_with("src/bin") || matches!(stem, "lib" | "main");
     if is_target {
         return Ok(());
     }

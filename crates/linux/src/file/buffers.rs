@@ -125,9 +125,9 @@ mod tests {
         let mut greedy = Buffer::new(&budget, usize::MAX);
         assert_eq!(greedy.push(&vec![0; BUFFERED_BYTES_MAX * 2]), BUFFERED_BYTES_MAX + GUARANTEED_BYTES);
         let mut modest = Buffer::new(&budget, 65536);
-        assert_eq!(modest.push(&[1; 65536]), GUARANTEED_BYTES);
+        assert_eq!(modest.push(&vec![1; 65536]), GUARANTEED_BYTES);
         drop(greedy);
-        assert_eq!(modest.push(&[1; 65536]), 65536 - GUARANTEED_BYTES);
+        assert_eq!(modest.push(&vec![1; 65536]), 65536 - GUARANTEED_BYTES);
         assert_eq!(modest.pop(65536).len(), 65536);
         assert_eq!(budget.0.load(Ordering::Relaxed), 0);
     }

@@ -36,6 +36,7 @@ use crate::fs::metadata::{Metadata, device_number};
 use crate::fs::tmp::TmpInode;
 use crate::kernel::Kernel;
 use crate::net::Socket;
+use crate::notifier::Beacon;
 use crate::outcome::WaitKey;
 
 /// May be read (`O_RDONLY`, `O_RDWR`).
@@ -274,7 +275,7 @@ impl OpenFile {
     pub fn changes(&self, kernel: &Kernel) -> u64 {
         match &self.body {
             Body::ConsoleInput | Body::ConsoleOutput(_) => kernel.console.beacon().changes(),
-            Body::Pipe(end) => end.beacons().map(|beacon| beacon.changes()).sum(),
+            Body::Pipe(end) => end.beacons().map(Beacon::changes).sum(),
             Body::Event(event) => event.beacon().changes(),
             Body::Timer(timer) => timer.changes(kernel.clock.monotonic_ns()),
             Body::Epoll(epoll) => epoll.changes(kernel, 0),

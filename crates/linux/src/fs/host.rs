@@ -58,11 +58,14 @@ struct Directory {
     fd: OwnedFd,
 }
 
+/// Directories by the number of the one they are in, and their name.
+type DirectoryCache = HashMap<(u64, Vec<u8>), Arc<HostEntry>>;
+
 /// What all host trees of one guest share.
 #[derive(Debug, Default)]
 pub struct HostTrees {
     last_directory: AtomicU64,
-    directories: Mutex<HashMap<(u64, Vec<u8>), Arc<HostEntry>>>,
+    directories: Mutex<DirectoryCache>,
     devices: Mutex<Vec<u64>>,
 }
 

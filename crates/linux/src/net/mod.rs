@@ -229,3 +229,129 @@ impl Network {
         self.abstract_names.get(name)?.upgrade()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errno::Errno;
+    use crate::file::buffers::Buffers;
+    use crate::file::readiness;
+    use crate::net::address::{Address, Family};
+
+    const PORT: u16 = 9001;
+
+    /// Answers every byte string with itself doubled; closes after `bye`.
+    #[derive(Default)]
+    struct Doubling {
+        output: Vec<ServiceOutput>,
+        closed: Arc<Mutex<Vec<ConnectionId>>>,
+    }
+
+    impl LoopbackService for Doubling {
+        fn connected(&mut self, _connection: ConnectionId) {}
+
+        fn received(&mut self, connection: ConnectionId, bytes: &[u8]) {
+            self.output.push(ServiceOutput::Send(connection, bytes.repeat(2)));
+            if bytes == b"bye" {
+                self.output.push(ServiceOutput::Close(connection));
+            }
+        }
+
+        fn closed(&mut self, connection: ConnectionId) {
+            self.closed.lock().push(connection);
+        }
+
+        fn drain(&mut self) -> Vec<ServiceOutput> {
+            std::mem::take(&mut self.output)
+        }
+    }
+
+    fn stream(notifier: &Notifier) -> Arc<Socket> {
+        Socket::new(Family::Inet, Kind::Stream, Maker::default(), notifier, &Buffers::default())
+    }
+
+    fn read(socket: &Socket) -> Result<Vec<u8>, Errno> {
+        socket.receive(100, false, 1).map(|message| message.bytes)
+    }
+
+    #[test]
+    fn a_service_answers_closes_and_learns_of_closed_connections() {
+        let notifier = Notifier::default();
+        let closed = Arc::new(Mutex::new(Vec::new()));
+        let service = Doubling { closed: closed.clone(), ..Doubling::default() };
+        let mut network = Network::new(vec![(PORT, Box::new(service))], &notifier);
+        let client = stream(&notifier);
+        network.connect_service(&client, PORT);
+        let connection = ConnectionId(1);
+        assert_eq!(read(&client), Err(Errno::EAGAIN));
+        notifier.take_rung();
+        network.send_to_service(PORT, connection, b"ab");
+        assert!(notifier.take_rung().contains(&client.beacon().object()), "whoever waits for the answer is woken");
+        assert_eq!(read(&client).as_deref(), Ok(&b"abab"[..]));
+        network.send_to_service(PORT, connection, b"bye");
+        assert_eq!(read(&client).as_deref(), Ok(&b"byebye"[..]), "what was sent before the end is read first");
+        assert_eq!(read(&client).as_deref(), Ok(&b""[..]));
+        assert_ne!(client.readiness() & readiness::READ_HANG_UP, 0);
+        drop(client);
+        network.settle_closed();
+        assert_eq!(*closed.lock(), [connection]);
+        network.send_to_service(PORT, connection, b"nobody hears this");
+    }
+
+    #[test]
+    fn the_monitor_makes_a_service_speak() {
+        let notifier = Notifier::default();
+        let mut network = Network::new(vec![(PORT, Box::<Doubling>::default())], &notifier);
+        let client = stream(&notifier);
+        network.connect_service(&client, PORT);
+        assert_eq!(network.with_service(PORT, |service| service.received(ConnectionId(1), b"x")), Some(()));
+        assert_eq!(read(&client).as_deref(), Ok(&b"xx"[..]));
+        assert_eq!(network.with_service(1, |_| ()), None);
+    }
+
+    #[test]
+    fn ports_conflict_where_their_addresses_meet() {
+        let any4 = "0.0.0.0".parse::<IpAddr>().unwrap();
+        let any6 = "::".parse::<IpAddr>().unwrap();
+        let one = "127.0.0.1".parse::<IpAddr>().unwrap();
+        let other = "127.0.0.2".parse::<IpAddr>().unwrap();
+        let six = "::1".parse::<IpAddr>().unwrap();
+        for (first, second, expected) in [
+            (one, one, Err(Errno::EADDRINUSE)),
+            (one, other, Ok(80)),
+            (one, any4, Err(Errno::EADDRINUSE)),
+            (any4, other, Err(Errno::EADDRINUSE)),
+            (any6, one, Err(Errno::EADDRINUSE)),
+            (one, six, Ok(80)),
+            ("10.0.0.1".parse().unwrap(), one, Ok(80)),
+        ] {
+            let notifier = Notifier::default();
+            let mut network = Network::new(Vec::new(), &notifier);
+            let (a, b) = (stream(&notifier), stream(&notifier));
+            let _ = network.bind(&a, first, 80);
+            assert_eq!(network.bind(&b, second, 80), expected, "{first} and {second}");
+        }
+        let notifier = Notifier::default();
+        let mut network = Network::new(vec![(PORT, Box::<Doubling>::default())], &notifier);
+        assert_eq!(network.bind(&stream(&notifier), one, PORT), Err(Errno::EADDRINUSE), "a service has it");
+        assert_eq!(network.bind(&stream(&notifier), "8.8.8.8".parse().unwrap(), 1), Err(Errno::EADDRNOTAVAIL));
+    }
+
+    #[test]
+    fn a_dropped_listener_refuses_those_who_wait() {
+        let notifier = Notifier::default();
+        let mut network = Network::new(Vec::new(), &notifier);
+        let (server, client, late) = (stream(&notifier), stream(&notifier), stream(&notifier));
+        let address: IpAddr = "127.0.0.1".parse().unwrap();
+        let port = network.bind(&server, address, 0).unwrap();
+        assert!(network.find(Protocol::Tcp, address, port).is_none(), "it does not listen yet");
+        server.listen(1).unwrap();
+        let found = network.find(Protocol::Tcp, address, port).unwrap();
+        assert_eq!(found.connect_from(&client, Address::Inet(address, port)), Ok(()));
+        assert_eq!(found.connect_from(&late, Address::Inet(address, port)), Err(Errno::EAGAIN), "the backlog is full");
+        drop(found);
+        drop(server);
+        assert_eq!(read(&client).as_deref(), Ok(&b""[..]));
+        assert!(network.find(Protocol::Tcp, address, port).is_none());
+    }
+}
