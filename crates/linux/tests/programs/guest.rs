@@ -116,7 +116,7 @@ impl Observer for Output {
     }
 }
 
-/// Why there is no machine, for a test that is skipped.
+/// Whether there are virtual machines here; a test that is skipped for want of them says so.
 fn has_machines(test: &str) -> bool {
     match calypte_kvm::probe() {
         Ok(()) => true,

@@ -1,6 +1,8 @@
 //! Small Linux programs, run on this host and in a virtual machine: the same output and the same end are expected. That the
 //! host agrees proves the test.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 mod guest;
 
 use guest::{Linking, check, check_end, run_in_guest};
