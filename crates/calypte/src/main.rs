@@ -60,7 +60,11 @@ fn start_logging() -> anyhow::Result<()> {
         Ok(text) => text.parse::<Targets>().map_err(|error| {
             anyhow::anyhow!("{LOG_VARIABLE}={text:?}: {error}; use for example `debug` or `calypte_worker=debug,info`")
         })?,
-        Err(_) => Targets::new().with_default(LevelFilter::WARN).with_target("calypte", LevelFilter::INFO),
+        Err(_) => Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("calypte", LevelFilter::INFO)
+            // What a guest asks for in vain is of interest to who looks for it only.
+            .with_target("calypte_linux", LevelFilter::WARN),
     };
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);

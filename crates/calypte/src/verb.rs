@@ -69,6 +69,7 @@ pub(crate) enum Verb {
     /// Remove functions
     Rm(rm::Arguments),
     /// Run any program in a microVM, with this terminal attached; no server needed
+    #[command(args_override_self = true)]
     Run(run::Arguments),
     /// Import, list and remove runtimes; no server needed
     #[command(subcommand)]

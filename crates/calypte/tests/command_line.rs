@@ -1,6 +1,7 @@
 //! The command line through the binary: mistakes that people make, and the verbs against a real server.
 
 #![allow(missing_docs)]
+#![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

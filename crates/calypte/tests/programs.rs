@@ -1,6 +1,7 @@
 //! Unmodified programs by `calypte run`: the same output and exit status as on the host.
 
 #![allow(missing_docs)]
+#![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -138,7 +139,7 @@ fn a_go_program() {
         .env("GOCACHE", folder.path().join("cache"))
         .status();
     assert!(built.unwrap().success());
-    check("goroutines", &visible(&program), &[]);
+    check("goroutines", &Visible::new(&program).program, &[]);
 }
 
 #[test]
@@ -147,17 +148,25 @@ fn a_tokio_program() {
         return;
     }
     let example = Path::new(env!("CARGO_BIN_EXE_calypte")).with_file_name("examples").join("tokio_threads");
-    check("tokio_threads", &visible(&example), &[]);
+    check("tokio_threads", &Visible::new(&example).program, &[]);
 }
 
-/// A path to a program that the guest sees too: its `/tmp` is its own, so a program below `/tmp` is copied.
-fn visible(program: &Path) -> PathBuf {
-    if !program.starts_with("/tmp") {
-        return program.to_owned();
+/// A program where the guest sees it too: its `/tmp` is its own, so a program below `/tmp` is copied.
+struct Visible {
+    program: PathBuf,
+    _copied_to: Option<tempfile::TempDir>,
+}
+
+impl Visible {
+    fn new(program: &Path) -> Self {
+        if !program.starts_with("/tmp") {
+            return Self { program: program.to_owned(), _copied_to: None };
+        }
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let copy = folder.path().join(program.file_name().unwrap());
+        std::fs::copy(program, &copy).unwrap();
+        Self { program: copy, _copied_to: Some(folder) }
     }
-    let copy = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(program.file_name().unwrap());
-    std::fs::copy(program, &copy).unwrap();
-    copy
 }
 
 #[test]
@@ -182,7 +191,7 @@ fn input_environment_and_limits() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, &[b'x'; 1_000_000]));
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut input, &vec![b'x'; 1_000_000]));
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
     assert_eq!(output.stdout.len(), 1_000_000);

@@ -43,6 +43,8 @@ pub struct Process {
     pub timers: Timers,
     /// When it started, nanoseconds of the monotonic clock.
     pub started_ns: u64,
+    /// With what its first thread has ended before the others: the process's status then.
+    pub first_thread_status: Option<u8>,
     /// Time that its ended threads have run, nanoseconds.
     pub ended_threads_cpu_ns: u64,
     /// `PR_SET_DUMPABLE` and the like: values that are kept and given back.
@@ -122,6 +124,7 @@ impl Process {
             pending: PendingSignals::default(),
             timers: Timers::default(),
             started_ns,
+            first_thread_status: None,
             ended_threads_cpu_ns: 0,
             settings: Settings::default(),
         }

@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::errno::Errno;
 use crate::kernel::Kernel;
+use crate::process::Pid;
 use crate::signal::{
     Action, AlternateStack, FLAG_NO_DEFER, FLAG_ON_STACK, FLAG_RESTART, FLAG_RESTORER, Info, SignalSet, is_restartable,
 };
@@ -204,14 +205,16 @@ pub(crate) fn pop(kernel: &mut Kernel, tid: Tid) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Reads floating-point state that the program may have changed. What the processor would refuse is masked out here as
-/// far as it is known to be wrong everywhere; the virtual CPU checks the rest.
-fn read_fpu(kernel: &mut Kernel, pid: u32, address: u64, size: usize) -> Result<FpuState, Errno> {
+/// Reads floating-point state that the program may have changed. `EFAULT` for what the processor would refuse, as far as
+/// that is the same everywhere; the virtual CPU checks the rest.
+fn read_fpu(kernel: &mut Kernel, pid: Pid, address: u64, size: usize) -> Result<FpuState, Errno> {
     let mut image = vec![0; size];
     kernel.read_user(pid, address, &mut image)?;
-    let mxcsr = u32::from_le_bytes([image[MXCSR_OFFSET], image[25], image[26], image[27]]) & MXCSR_MASK;
-    image[MXCSR_OFFSET..MXCSR_OFFSET + 4].copy_from_slice(&mxcsr.to_le_bytes());
+    let mxcsr = image[MXCSR_OFFSET..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    let (_, reserved) = image[FXSAVE_BYTES..FXSAVE_BYTES + XSAVE_HEADER_BYTES].split_at(size_of::<u64>());
+    if mxcsr & !MXCSR_MASK != 0 || reserved.iter().any(|byte| *byte != 0) {
+        return Err(Errno::EFAULT);
+    }
     image[SOFTWARE_OFFSET..FXSAVE_BYTES].fill(0);
-    image[FXSAVE_BYTES + 8..FXSAVE_BYTES + XSAVE_HEADER_BYTES].fill(0);
     Ok(FpuState(image.into_boxed_slice()))
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use calypte_store::{AccessKey, KeyStatus};
-use calypte_worker::image::{Images, discover_host_pythons};
+use calypte_worker::image::{Images, RuntimeImage, discover_host_pythons};
 use serde_json::json;
 
 use super::Global;
@@ -99,21 +99,20 @@ async fn account_key(prepared: &Prepared) -> anyhow::Result<AccessKey> {
     Ok(key)
 }
 
-/// Imports every Python of this host that is not there yet, or that was upgraded since. One that cannot be imported is
-/// reported and left out: the server is of use without it.
+/// Imports every Python of this host that is not there yet, and again those that were upgraded since, as was perhaps
+/// Calypte with its bootstrap. One that cannot be imported is reported and left out: the server is of use without it.
 fn import_host_pythons(images: &Images) -> anyhow::Result<()> {
-    let known: HashMap<String, Option<String>> =
-        images.list()?.into_iter().map(|image| (image.name, image.python_version)).collect();
+    let known: HashMap<String, RuntimeImage> =
+        images.list()?.into_iter().map(|image| (image.name.clone(), image)).collect();
     let search = progress::of_wait("looking for Pythons");
     let pythons = discover_host_pythons();
     search.finish_and_clear();
     for python in pythons {
         let name = python.runtime_name();
         match known.get(&name) {
-            // An image of that name that is no Python of a host is somebody's choice.
-            Some(None) => continue,
-            Some(Some(version)) if *version == python.version_text() => continue,
-            Some(Some(_)) | None => {}
+            // An image of that name from elsewhere is somebody's choice.
+            Some(image) if !python.is_source_of(image) || python.is_imported_as(image) => continue,
+            Some(_) | None => {}
         }
         let Some(program) = python.executable.to_str() else { continue };
         let mut bar = ImportBar::new(&name);

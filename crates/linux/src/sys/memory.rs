@@ -145,7 +145,9 @@ fn file_source(
     if access == O_WRONLY || (protection.contains(Protection::WRITE) && !may_write) {
         return Err(Errno::EACCES);
     }
-    Ok((Source::File { mapping: file.mapping()?, offset }, may_write))
+    let mapping = file.mapping()?;
+    let source = if mapping.is_zero() { Source::Anonymous } else { Source::File { mapping, offset } };
+    Ok((source, may_write))
 }
 
 fn munmap(call: &mut Call<'_>) -> SysResult {

@@ -149,7 +149,11 @@ fn checked_base(kernel: &Kernel, base: u64) -> Result<u64, Errno> {
 
 fn exit(call: &mut Call<'_>) -> SysResult {
     let status = call.args[0] as u8;
+    if call.tid == call.pid {
+        call.process().first_thread_status = Some(status);
+    }
     if call.kernel.threads_of(call.pid).len() == 1 {
+        let status = call.process().first_thread_status.unwrap_or(status);
         call.kernel.end_process(call.pid, GuestExit::Status(status));
     }
     call.kernel.end_thread(call.tid);

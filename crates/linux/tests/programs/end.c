@@ -1,9 +1,11 @@
 /* Unusual ends. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 static int deeper(volatile char *above)
@@ -11,6 +13,26 @@ static int deeper(volatile char *above)
     volatile char room[1000];
     room[0] = above ? above[0] : 1;
     return deeper(room) + room[0];
+}
+
+static void return_nowhere(int signal, siginfo_t *info, void *context)
+{
+    ucontext_t *u = context;
+    u->uc_mcontext.gregs[REG_RIP] = (long long)0x8000000000000000;
+}
+
+static void return_with_garbage(int signal, siginfo_t *info, void *context)
+{
+    ucontext_t *u = context;
+    memset(u->uc_mcontext.fpregs, 0xff, 512 + 64);
+    u->uc_mcontext.gregs[REG_EFL] = -1;
+}
+
+static void handle(void (*handler)(int, siginfo_t *, void *))
+{
+    struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO };
+    sigaction(SIGUSR1, &action, 0);
+    raise(SIGUSR1);
 }
 
 int main(int argc, char **argv)
@@ -29,6 +51,12 @@ int main(int argc, char **argv)
     if (!strcmp(what, "divide")) {
         __asm__ volatile("xor %%ecx, %%ecx\n div %%ecx" : : "a"(1), "d"(0) : "rcx");
     }
+    if (!strcmp(what, "return-nowhere"))
+        handle(return_nowhere);
+    if (!strcmp(what, "return-with-garbage"))
+        handle(return_with_garbage);
+    if (!strcmp(what, "stack-nowhere"))
+        __asm__ volatile("mov $0x8000000000000000, %rax\n mov %rax, %rsp\n push %rax");
     if (!strcmp(what, "hog")) {
         for (;;) {
             char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 pub(crate) const OUT_OF_MEMORY: i32 = 1000;
 /// Where the guest sees the programs.
 const FOLDER: &str = "/programs";
+const TMP_MIB: u32 = 64;
 
 /// How a program is linked.
 #[derive(Debug, Clone, Copy)]
@@ -115,6 +116,47 @@ impl Observer for Output {
     }
 }
 
+/// Whether there are virtual machines here; a test that is skipped for want of them says so.
+fn has_machines(test: &str) -> bool {
+    match calypte_kvm::probe() {
+        Ok(()) => true,
+        Err(error) => {
+            eprintln!("SKIP {test}: {error}");
+            false
+        }
+    }
+}
+
+/// A program's file. `None`, with a message, where there are no virtual machines.
+pub(crate) fn program_bytes(name: &str, linking: Linking) -> Option<Vec<u8>> {
+    has_machines(name).then(|| std::fs::read(folder().join(compile(name, linking))).expect("it was just compiled"))
+}
+
+/// Whether a file can be loaded as a program. It is not run.
+pub(crate) fn can_load(bytes: &[u8]) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("program");
+    std::fs::write(&file, bytes).expect("a file in it");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own file");
+    let guest = new_guest(folder.path(), 1, 64, Arc::new(Output::default()));
+    guest.spawn_first(b"/programs/program", vec![b"program".to_vec()], &[], b"/").is_ok()
+}
+
+fn new_guest(programs: &Path, vcpu_count: usize, memory_mib: u32, observer: Arc<dyn Observer>) -> Arc<Guest> {
+    let frames = (memory_mib + TMP_MIB + 4) * 256;
+    let machine = calypte_kvm::create_machine(&calypte_kvm::Config::new(frames)).expect("a virtual machine");
+    let config = GuestConfig {
+        memory_mib,
+        tmp_mib: TMP_MIB,
+        mounts: vec![("/".to_owned(), directory(Path::new("/"))), (FOLDER.to_owned(), directory(programs))],
+        host_name: "guest".to_owned(),
+        vcpu_count,
+        services: Vec::new(),
+        observer,
+    };
+    Guest::new(machine, config).expect("a guest")
+}
+
 /// Runs a program in a guest. `None`, with a message, where there are no virtual machines.
 pub(crate) fn run_in_guest(
     name: &str,
@@ -123,24 +165,12 @@ pub(crate) fn run_in_guest(
     vcpu_count: usize,
     memory_mib: u32,
 ) -> Option<Run> {
-    if let Err(error) = calypte_kvm::probe() {
-        eprintln!("SKIP {name}: {error}");
+    if !has_machines(name) {
         return None;
     }
     let file = compile(name, linking);
-    let frames = (memory_mib + 64 + 4) * 256;
-    let machine = calypte_kvm::create_machine(&calypte_kvm::Config::new(frames)).expect("a virtual machine");
     let output = Arc::new(Output::default());
-    let config = GuestConfig {
-        memory_mib,
-        tmp_mib: 64,
-        mounts: vec![("/".to_owned(), directory(Path::new("/"))), (FOLDER.to_owned(), directory(folder()))],
-        host_name: "guest".to_owned(),
-        vcpu_count,
-        services: Vec::new(),
-        observer: output.clone(),
-    };
-    let guest = Guest::new(machine, config).expect("a guest");
+    let guest = new_guest(folder(), vcpu_count, memory_mib, output.clone());
     let path = format!("{FOLDER}/{file}").into_bytes();
     let mut vector = vec![path.clone()];
     vector.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));

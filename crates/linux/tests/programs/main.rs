@@ -1,6 +1,8 @@
 //! Small Linux programs, run on this host and in a virtual machine: the same output and the same end are expected. That the
 //! host agrees proves the test.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 mod guest;
 
 use guest::{Linking, check, check_end, run_in_guest};
@@ -77,11 +79,31 @@ fn ends_by_signals_and_limits() {
     check_end("end", "abort", 128 + 6);
     check_end("end", "illegal", 128 + 4);
     check_end("end", "divide", 128 + 8);
-    check_end("end", "pipe-less", 17);
+    check_end("end", "return-nowhere", 128 + 11);
+    check_end("end", "return-with-garbage", 128 + 11);
+    check_end("end", "stack-nowhere", 128 + 7);
+    check_end("end", "streams-closed", 17);
 }
 
 #[test]
 fn memory_beyond_the_limit_ends_the_guest() {
     let Some(run) = run_in_guest("end", Linking::Static, &["hog"], 1, 64) else { return };
     assert_eq!(run.status, guest::OUT_OF_MEMORY, "{run:?}");
+}
+
+/// Every byte of the headers changed in some way: whatever that makes of the program, loading it ends well or with an error.
+#[test]
+fn mutated_programs_load_or_are_refused() {
+    let Some(sound) = guest::program_bytes("start", Linking::Dynamic) else { return };
+    let headers = 64 + 56 * 13;
+    let mut refused = 0;
+    for position in (0..headers).step_by(3) {
+        let mut mutated = sound.clone();
+        for (distance, change) in [(0, 0x80), (7, 0x01), (19, 0xff)] {
+            mutated[(position + distance * (position % 5)) % headers] ^= change;
+        }
+        refused += usize::from(!guest::can_load(&mutated));
+    }
+    assert!(refused > 10, "only {refused} were refused");
+    assert!(guest::can_load(&sound));
 }

@@ -77,8 +77,10 @@ static void protection(void)
         if (!strcmp(probe(q, 0), "ok"))
             printf("stale read in round %d\n", i);
     }
-    printf("protect a hole %d %d\n", mprotect(p, 16 * PAGE, PROT_READ), errno);
-    printf("unaligned %d %d\n", mprotect(p + 1, PAGE, PROT_READ), errno);
+    printf("protect a hole %d", mprotect(p, 16 * PAGE, PROT_READ));
+    printf(" %d\n", errno);
+    printf("unaligned %d", mprotect(p + 1, PAGE, PROT_READ));
+    printf(" %d\n", errno);
     unsigned char code[] = { 0xb8, 42, 0, 0, 0, 0xc3 };
     char *x = map(0, PAGE, PROT_READ | PROT_WRITE, 0);
     memcpy(x, code, sizeof code);
@@ -142,7 +144,8 @@ static void fixed(void)
     }
     printf("munmap %d", munmap((void *)1, PAGE));
     printf(" %d", errno);
-    printf(" %d %d\n", munmap(p, 0), errno);
+    printf(" %d", munmap(p, 0));
+    printf(" %d\n", errno);
 }
 
 static void moving(void)
@@ -178,7 +181,8 @@ static void advice(void)
 {
     char *p = map(0, 64 * PAGE, PROT_READ | PROT_WRITE, 0);
     memset(p, 3, 64 * PAGE);
-    printf("dontneed %d -> %d %d\n", madvise(p + PAGE, PAGE, MADV_DONTNEED), p[PAGE], p[0]);
+    printf("dontneed %d", madvise(p + PAGE, PAGE, MADV_DONTNEED));
+    printf(" -> %d %d\n", p[PAGE], p[0]);
     printf("willneed %d, huge %d\n", madvise(p, 4 * PAGE, MADV_WILLNEED), madvise(p, 4 * PAGE, MADV_SEQUENTIAL));
     printf("unknown %d", madvise(p, PAGE, 9999));
     printf(" %d\n", errno);
@@ -188,7 +192,8 @@ static void advice(void)
     unsigned char resident[4] = { 9, 9, 9, 9 };
     p = map(0, 1024 * PAGE, PROT_READ | PROT_WRITE, MAP_NORESERVE);
     p[0] = 1;
-    printf("mincore %d %d\n", mincore(p, PAGE, resident), resident[0] & 1);
+    printf("mincore %d", mincore(p, PAGE, resident));
+    printf(" %d\n", resident[0] & 1);
     printf("mincore of nothing %d", mincore(0, PAGE, resident));
     printf(" %d\n", errno);
     printf("locks %d %d\n", mlock(p, PAGE), munlock(p, PAGE));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::ImageError;
+use super::{ImageError, RuntimeImage, python};
 
 /// Oldest version whose bootstrap is tested.
 const VERSION_MIN: (u32, u32) = (3, 8);
@@ -90,6 +90,24 @@ impl HostPython {
     /// The name of its runtime: `python3.11`.
     pub fn runtime_name(&self) -> String {
         format!("python{}.{}", self.version.0, self.version.1)
+    }
+
+    /// What [`RuntimeImage::source`] says of an import of this interpreter.
+    pub(super) fn source(&self) -> String {
+        format!("host {}", self.executable.display())
+    }
+
+    /// Whether an image was imported from this interpreter, in whatever version.
+    pub fn is_source_of(&self, image: &RuntimeImage) -> bool {
+        image.source == self.source()
+    }
+
+    /// Whether an image was imported from this interpreter as it is now, with the bootstrap of this version of Calypte.
+    /// If not, the host's Python or Calypte was upgraded since, and importing it again is right.
+    pub fn is_imported_as(&self, image: &RuntimeImage) -> bool {
+        self.is_source_of(image)
+            && image.python_version.as_deref() == Some(&*self.version_text())
+            && python::has_current_bootstrap(image)
     }
 
     /// `3.11.7`.

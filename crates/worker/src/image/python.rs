@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use super::elf::Closure;
 use super::host::HostPython;
 use super::mirror::Mirror;
-use super::{Description, ImageError, Import, Step};
+use super::{Description, ImageError, Import, RuntimeImage, Step};
 use crate::trees::FileError;
 
 /// Directories of the standard library that functions have no use for.
@@ -174,9 +174,15 @@ pub(super) fn import(python: &HostPython, import: &mut Import<'_>) -> Result<Des
         // No user's own packages: there is no such user.
         bootstrap: vec![python.executable.display().to_string(), "-s".to_owned(), COMPILED_BOOTSTRAP_PATH.to_owned()],
         python_version: Some(python.version_text()),
-        source: format!("host {}", python.executable.display()),
+        source: python.source(),
         ..Description::default()
     })
+}
+
+/// Whether an image has the bootstrap of this version of Calypte.
+pub(super) fn has_current_bootstrap(image: &RuntimeImage) -> bool {
+    let path = image.root.join(BOOTSTRAP_PATH.trim_start_matches('/'));
+    fs::read(path).is_ok_and(|bootstrap| bootstrap == BOOTSTRAP)
 }
 
 /// Copies a library directory; collects its modules and the objects that its extension modules need.

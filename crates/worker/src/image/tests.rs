@@ -383,6 +383,10 @@ fn the_host_python_runs_on_its_image() {
     assert!(steps.contains(&Step::Compile) && steps.ends_with(&[Step::Digest, Step::Sync]), "{steps:?}");
     let again = images.add_from_host(Some("again"), python.executable.to_str().unwrap(), &mut |_| {}).unwrap();
     assert_eq!(again.digest, image.digest, "importing twice stores once");
+    assert!(python.is_imported_as(&image) && python.is_imported_as(&again));
+    let upgraded = RuntimeImage { python_version: Some("3.8.0".to_owned()), ..image.clone() };
+    let other = RuntimeImage { source: "archive x".to_owned(), ..image.clone() };
+    assert!(python.is_source_of(&upgraded) && !python.is_imported_as(&upgraded) && !python.is_source_of(&other));
     let executable = image.bootstrap[0].as_str();
     let modules =
         "ssl, sqlite3, ctypes, zlib, bz2, lzma, hashlib, asyncio, json, decimal, zoneinfo, email, unittest, uuid";
