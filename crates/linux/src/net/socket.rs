@@ -127,6 +127,10 @@ struct State {
     is_peer_write_shut: bool,
     /// The other side takes no more.
     is_peer_read_shut: bool,
+    /// It has said so.
+    is_reset: bool,
+    /// `connect(2)` has said that it is under way, and not yet that it is done.
+    is_connecting: bool,
 }
 
 #[derive(Debug)]
@@ -162,6 +166,8 @@ impl Socket {
             is_write_shut: false,
             is_peer_write_shut: false,
             is_peer_read_shut: false,
+            is_reset: false,
+            is_connecting: false,
         };
         let beacon = Beacon::new(notifier);
         let budget = budget.clone();
@@ -205,6 +211,21 @@ impl Socket {
     /// The bell to wait for.
     pub fn beacon(&self) -> &Beacon {
         &self.beacon
+    }
+
+    /// Remembers that a connection that does not wait is reported as under way, with what it has come to already.
+    pub fn set_connecting(&self, error: Option<Errno>) {
+        {
+            let mut state = self.state.lock();
+            state.is_connecting = true;
+            state.error = error;
+        }
+        self.beacon.ring();
+    }
+
+    /// Whether a connection was under way; from now on it is done.
+    pub fn take_connecting(&self) -> bool {
+        std::mem::take(&mut self.state.lock().is_connecting)
     }
 
     /// Its own address.
@@ -386,6 +407,10 @@ impl Socket {
                 });
             }
             if state.is_peer_read_shut {
+                // A TCP peer that is gone says so in its answer to the first bytes sent to it.
+                if self.family != Family::Unix && !std::mem::replace(&mut state.is_reset, true) {
+                    return Ok(bytes.len());
+                }
                 return Err(Errno::EPIPE);
             }
             (state.peer.clone(), state.local.clone())
@@ -520,7 +545,7 @@ impl Socket {
     /// What can be done now.
     pub fn readiness(&self) -> u32 {
         let state = self.state.lock();
-        let error = if state.error.is_some() { readiness::ERROR } else { 0 };
+        let error = if state.error.is_some() || state.is_reset { readiness::ERROR } else { 0 };
         if let Some(backlog) = &state.backlog {
             return readiness::from(!backlog.waiting.is_empty() || state.is_read_shut, false) | error;
         }

@@ -204,12 +204,15 @@ fn connect(call: &mut Call<'_>) -> SysResult {
     if let Some(error) = socket.take_error() {
         return Err(error.into());
     }
+    let was_connecting = socket.take_connecting();
     if socket.is_connected() {
-        return Err(Errno::EISCONN.into());
+        return if was_connecting { Ok(0) } else { Err(Errno::EISCONN.into()) };
     }
     if socket.is_listening() {
         return Err(Errno::EINVAL.into());
     }
+    // As on Linux, where even the loopback network takes a moment: programs count on it.
+    let is_inet = socket.family() != Family::Unix;
     let result = match address {
         Address::Unix(name) => connect_unix(call, socket, name),
         Address::Inet(address, port) => connect_tcp(call, socket, address, port),
@@ -221,7 +224,15 @@ fn connect(call: &mut Call<'_>) -> SysResult {
             let listening = open_socket(listener, 0);
             call.or_wait(&listening, Err(Errno::EAGAIN), file.is_nonblocking(), socket.send_timeout_ns())
         }
+        Err((Errno::ECONNREFUSED, _)) if is_inet && file.is_nonblocking() => {
+            socket.set_connecting(Some(Errno::ECONNREFUSED));
+            Err(Errno::EINPROGRESS.into())
+        }
         Err((errno, _)) => Err(errno.into()),
+        Ok(()) if is_inet && file.is_nonblocking() => {
+            socket.set_connecting(None);
+            Err(Errno::EINPROGRESS.into())
+        }
         Ok(()) => Ok(0),
     }
 }
