@@ -1,10 +1,13 @@
-//! The limit on the bytes that wait in pipes and sockets of one guest. They are on the monitor's heap.
+//! The limit on what a guest's files and sockets hold on the monitor's heap: bytes that wait in pipes and sockets, and
+//! whatever else there can be as much of as the guest likes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Most bytes that wait in all pipes and sockets together, [`GUARANTEED_BYTES`] of each not counted.
+use crate::errno::Errno;
+
+/// Most bytes of all buffers and reservations together, [`GUARANTEED_BYTES`] of each buffer not counted.
 pub const BUFFERED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What each buffer may hold whatever the others do, so that everybody makes progress. Also `PIPE_BUF`, the most that is
 /// written to a pipe in one piece.
@@ -20,14 +23,31 @@ impl Buffers {
         BUFFERED_BYTES_MAX.saturating_sub(self.0.load(Ordering::Relaxed))
     }
 
-    /// Counts bytes that are kept elsewhere.
-    pub fn charge(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    /// Counts bytes that are kept elsewhere for as long as the reservation lives. `ENOMEM` if the limit forbids it.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation, Errno> {
+        if bytes > self.room() {
+            return Err(Errno::ENOMEM);
+        }
+        Ok(self.take(bytes))
     }
 
-    /// Takes bytes counted by [`Buffers::charge`] off again.
-    pub fn discharge(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    /// As [`Buffers::reserve`], whatever the limit says: for what is bounded elsewhere.
+    pub fn take(&self, bytes: usize) -> Reservation {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Reservation { budget: self.clone(), bytes }
+    }
+}
+
+/// Bytes that are counted against the limit.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Buffers,
+    bytes: usize,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::errno::Errno;
+use crate::file::buffers::{Buffers, Reservation};
 use crate::file::{Body, OpenFile, readiness};
 use crate::kernel::Kernel;
 use crate::notifier::{Beacon, Notifier};
@@ -13,6 +14,8 @@ use crate::outcome::WaitKey;
 
 /// Most files that one instance watches.
 pub const ITEMS_MAX: usize = 4096;
+/// What an item counts on the monitor's heap.
+const ITEM_BYTES: usize = 256;
 /// Deepest nesting of instances (Linux allows five).
 pub const NESTING_MAX: usize = 3;
 /// Most other instances that one instance watches. Together with the depth it bounds the work of a wait.
@@ -28,6 +31,7 @@ const FLAGS: u32 = ONE_SHOT | EDGE_TRIGGERED | libc::EPOLLWAKEUP as u32 | libc::
 pub struct Epoll {
     state: Mutex<State>,
     beacon: Beacon,
+    budget: Buffers,
 }
 
 /// A file may be watched once under each of its descriptors. The address of the file tells it apart from another one that
@@ -50,6 +54,7 @@ struct Item {
     reported_changes: Option<u64>,
     /// Whether the file is an epoll instance.
     is_nested: bool,
+    _memory: Arc<Reservation>,
 }
 
 /// A report of one file.
@@ -67,8 +72,8 @@ fn key(fd: i32, file: &Arc<OpenFile>) -> ItemKey {
 
 impl Epoll {
     /// An instance that watches nothing.
-    pub fn new(notifier: &Notifier) -> Self {
-        Self { state: Mutex::default(), beacon: Beacon::new(notifier) }
+    pub fn new(notifier: &Notifier, budget: &Buffers) -> Self {
+        Self { state: Mutex::default(), beacon: Beacon::new(notifier), budget: budget.clone() }
     }
 
     /// The bell that rings when what is watched changes.
@@ -97,7 +102,9 @@ impl Epoll {
         if is_nested && nested >= NESTED_ITEMS_MAX {
             return Err(Errno::EINVAL);
         }
-        let item = Item { file: Arc::downgrade(file), events, data, reported_changes: None, is_nested };
+        let memory = Arc::new(self.budget.reserve(ITEM_BYTES).map_err(|_| Errno::ENOSPC)?);
+        let item =
+            Item { file: Arc::downgrade(file), events, data, reported_changes: None, is_nested, _memory: memory };
         match state.items.entry(key(fd, file)) {
             std::collections::btree_map::Entry::Occupied(_) => return Err(Errno::EEXIST),
             std::collections::btree_map::Entry::Vacant(entry) => _ = entry.insert(item),

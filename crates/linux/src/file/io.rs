@@ -29,9 +29,9 @@ impl OpenFile {
             }),
             Body::Tmp(inode) => self.read_positioned(position, |offset| read_tmp(inode, kernel, offset, length)),
             Body::Text(text) => self.read_positioned(position, |offset| {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-                let end = start.saturating_add(length).min(text.len());
-                Ok(text[start..end].to_vec())
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.bytes.len());
+                let end = start.saturating_add(length).min(text.bytes.len());
+                Ok(text.bytes[start..end].to_vec())
             }),
             Body::Directory(_) => Err(Errno::EISDIR),
             Body::Device(device) => read_device(*device, length),
@@ -122,7 +122,7 @@ impl OpenFile {
             Body::Path => return Err(Errno::EBADF),
             Body::Host(file) => file.size()?,
             Body::Tmp(inode) => inode.metadata().size,
-            Body::Text(text) => text.len() as u64,
+            Body::Text(text) => text.bytes.len() as u64,
             Body::Directory(_) => 0,
             Body::Device(Device::Terminal) => return Err(Errno::ESPIPE),
             Body::Device(_) => return Ok(0),

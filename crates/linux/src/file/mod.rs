@@ -24,6 +24,7 @@ pub use table::{DESCRIPTORS_MAX, FdTable};
 
 use crate::console::Stream;
 use crate::errno::Errno;
+use crate::file::buffers::{Buffers, Reservation};
 use crate::file::epoll::Epoll;
 use crate::file::event::EventFd;
 use crate::file::pipe::PipeEnd;
@@ -71,9 +72,9 @@ pub enum Body {
     /// A regular file in guest memory.
     Tmp(Arc<TmpInode>),
     /// A directory: its names, once they were asked for.
-    Directory(Mutex<Option<Vec<Entry>>>),
+    Directory(Mutex<Option<Listing>>),
     /// A file with content of the monitor's making. Writes are taken and forgotten where they are allowed.
-    Text(Arc<[u8]>),
+    Text(Text),
     /// A character device.
     Device(Device),
     /// The guest's standard input.
@@ -92,6 +93,45 @@ pub enum Body {
     Socket(Arc<Socket>),
     /// `O_PATH`: only a name for a location.
     Path,
+}
+
+/// The names of a directory as they were when reading began.
+#[derive(Debug)]
+pub struct Listing {
+    /// The names.
+    pub entries: Vec<Entry>,
+    _memory: Reservation,
+}
+
+impl Listing {
+    /// Keeps names. `ENOMEM` if the guest keeps too much already.
+    pub fn new(entries: Vec<Entry>, budget: &Buffers) -> Result<Self, Errno> {
+        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
+        Ok(Self { entries, _memory: budget.reserve(bytes)? })
+    }
+}
+
+/// Content as it was when the file was opened.
+#[derive(Debug)]
+pub struct Text {
+    /// The content.
+    pub bytes: Arc<[u8]>,
+    _memory: Option<Reservation>,
+}
+
+impl Text {
+    /// Content that exists only for this open file. `ENOMEM` if the guest keeps too much already.
+    pub fn new(bytes: Vec<u8>, budget: &Buffers) -> Result<Self, Errno> {
+        let memory = Some(budget.reserve(bytes.len())?);
+        Ok(Self { bytes: bytes.into(), _memory: memory })
+    }
+}
+
+impl From<Arc<[u8]>> for Text {
+    /// Content that exists anyway.
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Self { bytes, _memory: None }
+    }
 }
 
 impl Body {

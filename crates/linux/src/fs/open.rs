@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::errno::Errno;
-use crate::file::{Body, Mapping, OpenFile, READABLE, WRITABLE};
+use crate::file::{Body, Mapping, OpenFile, READABLE, Text, WRITABLE};
 use crate::fs::fixed::{Content as FixedContent, Device};
 use crate::fs::metadata::{MAY_EXECUTE, MAY_READ, MAY_WRITE, Metadata, Time};
 use crate::fs::node::{Location, Node};
@@ -180,10 +180,13 @@ fn body(kernel: &mut Kernel, pid: Pid, location: &Location, metadata: &Metadata,
         Node::Fixed(place) => match place.file.content() {
             FixedContent::Device(Device::Terminal) => Err(Errno::ENXIO),
             FixedContent::Device(device) => Ok(Body::Device(*device)),
-            FixedContent::Text(text) => Ok(Body::Text(text.clone())),
+            FixedContent::Text(text) => Ok(Body::Text(Text::from(text.clone()))),
             FixedContent::Directory(_) | FixedContent::Link(_) => Err(Errno::ELOOP),
         },
-        Node::Proc(entry) => Ok(Body::Text(entry.content(kernel, pid)?.into())),
+        Node::Proc(entry) => {
+            let content = entry.content(kernel, pid)?;
+            Ok(Body::Text(Text::new(content, kernel.files.buffers())?))
+        }
         Node::Open(_) => Err(Errno::ENXIO),
     }
 }

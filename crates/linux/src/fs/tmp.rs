@@ -18,6 +18,11 @@ use crate::net::Socket;
 /// Longest target of a symbolic link.
 pub const LINK_BYTES_MAX: usize = 4095;
 
+/// Most bytes of the targets of all symbolic links of a file system: they are on the monitor's heap.
+pub const LINKS_BYTES_MAX: u64 = 4 << 20;
+/// Most names of a file system, for each file that it may have.
+const NAMES_PER_INODE_MAX: u64 = 2;
+
 /// One file system in memory.
 #[derive(Debug)]
 pub struct TmpFileSystem {
@@ -26,6 +31,8 @@ pub struct TmpFileSystem {
     inodes_max: u64,
     inodes: AtomicU64,
     last_inode: AtomicU64,
+    names: AtomicU64,
+    link_bytes: AtomicU64,
     dropped: DroppedFrames,
 }
 
@@ -84,6 +91,15 @@ pub enum Content {
     Socket(Weak<Socket>),
 }
 
+impl Content {
+    fn link_bytes(&self) -> u64 {
+        match self {
+            Content::Link(target) => target.len() as u64,
+            _ => 0,
+        }
+    }
+}
+
 /// The names of a directory.
 #[derive(Debug, Default)]
 pub struct Directory {
@@ -102,6 +118,8 @@ impl TmpFileSystem {
             inodes_max,
             inodes: AtomicU64::new(0),
             last_inode: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+            link_bytes: AtomicU64::new(0),
             dropped: frames.dropped().clone(),
         })
     }
@@ -111,6 +129,11 @@ impl TmpFileSystem {
         if self.inodes.load(Ordering::Relaxed) >= self.inodes_max {
             return Err(Errno::ENOSPC);
         }
+        let link_bytes = content.link_bytes();
+        if self.link_bytes.load(Ordering::Relaxed) + link_bytes > LINKS_BYTES_MAX {
+            return Err(Errno::ENOSPC);
+        }
+        self.link_bytes.fetch_add(link_bytes, Ordering::Relaxed);
         self.inodes.fetch_add(1, Ordering::Relaxed);
         let is_directory = matches!(content, Content::Directory(_));
         let state = State {
@@ -161,6 +184,7 @@ impl State {
 impl Drop for TmpInode {
     fn drop(&mut self) {
         self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        self.fs.link_bytes.fetch_sub(self.state.get_mut().content.link_bytes(), Ordering::Relaxed);
         // Directories may be nested deeper than the stack is long.
         let mut pending = self.state.get_mut().take_entries();
         while let Some(child) = pending.pop() {
@@ -258,9 +282,11 @@ impl TmpInode {
             if directory.entries.contains_key(name) {
                 return Err(Errno::EEXIST);
             }
-            if directory.entries.len() >= ENTRIES_MAX {
+            let names_max = self.fs.inodes_max * NAMES_PER_INODE_MAX;
+            if directory.entries.len() >= ENTRIES_MAX || self.fs.names.load(Ordering::Relaxed) >= names_max {
                 return Err(Errno::ENOSPC);
             }
+            self.fs.names.fetch_add(1, Ordering::Relaxed);
             directory.entries.insert(name.to_vec(), child.clone());
             Ok(())
         })??;
@@ -285,6 +311,7 @@ impl TmpInode {
     /// Takes a name away from this directory and gives the file that had it.
     fn take(&self, name: &[u8], now: Time) -> Result<Arc<TmpInode>, Errno> {
         let child = self.with_directory(|directory| directory.entries.remove(name))?.ok_or(Errno::ENOENT)?;
+        self.fs.names.fetch_sub(1, Ordering::Relaxed);
         let is_directory = {
             let mut state = child.state();
             state.changed = now;
@@ -381,7 +408,9 @@ impl TmpInode {
             }
         }
         let child = self.take(name, now)?;
-        target.insert(new_name, &child, now)
+        target.insert(new_name, &child, now).inspect_err(|_| {
+            self.insert(name, &child, now).expect("the place that was just left is free");
+        })
     }
 
     /// `renameat2(2)` with `RENAME_EXCHANGE`.

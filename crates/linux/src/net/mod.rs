@@ -267,7 +267,7 @@ mod tests {
     }
 
     fn stream(notifier: &Notifier) -> Arc<Socket> {
-        Socket::new(Family::Inet, Kind::Stream, Maker::default(), notifier, &Buffers::default())
+        Socket::new(Family::Inet, Kind::Stream, Maker::default(), notifier, &Buffers::default()).unwrap()
     }
 
     fn read(socket: &Socket) -> Result<Vec<u8>, Errno> {

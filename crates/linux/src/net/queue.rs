@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::errno::Errno;
 use crate::file::OpenFile;
-use crate::file::buffers::{Buffer, Buffers};
+use crate::file::buffers::{Buffer, Buffers, GUARANTEED_BYTES, Reservation};
 use crate::net::address::Address;
 
 /// Bytes that a stream socket holds for its reader.
@@ -119,6 +119,7 @@ struct Datagram {
     bytes: Vec<u8>,
     from: Address,
     files: Files,
+    _memory: Reservation,
 }
 
 impl Queue {
@@ -221,7 +222,7 @@ impl Stream {
 impl Datagrams {
     fn room(&self) -> usize {
         if self.messages.is_empty() {
-            return DATAGRAM_BYTES_MAX;
+            return self.budget.room().clamp(GUARANTEED_BYTES, DATAGRAM_BYTES_MAX);
         }
         DATAGRAMS_BYTES_MAX.saturating_sub(self.charged + DATAGRAM_OVERHEAD_BYTES).min(self.budget.room())
     }
@@ -235,8 +236,8 @@ impl Datagrams {
         }
         let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
         self.charged += charge;
-        self.budget.charge(charge);
-        self.messages.push_back(Datagram { bytes: bytes.to_vec(), from, files });
+        let memory = self.budget.take(charge);
+        self.messages.push_back(Datagram { bytes: bytes.to_vec(), from, files, _memory: memory });
         Ok(bytes.len())
     }
 
@@ -249,18 +250,10 @@ impl Datagrams {
             files: first.files.arrived(),
         };
         if !is_peeking {
-            let charge = message.full_length + DATAGRAM_OVERHEAD_BYTES;
-            self.charged -= charge;
-            self.budget.discharge(charge);
+            self.charged -= message.full_length + DATAGRAM_OVERHEAD_BYTES;
             self.messages.pop_front();
         }
         Some(message)
-    }
-}
-
-impl Drop for Datagrams {
-    fn drop(&mut self) {
-        self.budget.discharge(self.charged);
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::errno::Errno;
-use crate::file::buffers::{Buffers, GUARANTEED_BYTES};
+use crate::file::buffers::{Buffers, GUARANTEED_BYTES, Reservation};
 use crate::file::readiness;
 use crate::kernel::Kernel;
 use crate::net::address::{Address, Family, UnixName, is_local};
@@ -22,6 +22,9 @@ use crate::service::ConnectionId;
 
 /// Most connections that wait to be accepted.
 const BACKLOG_MAX: usize = 4096;
+
+/// What a socket counts on the monitor's heap. Those that wait to be accepted have no descriptor that would bound them.
+const SOCKET_BYTES: usize = 1024;
 
 /// How a socket delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +103,7 @@ pub struct Socket {
     maker: Maker,
     beacon: Beacon,
     budget: Buffers,
+    _memory: Reservation,
     state: Mutex<State>,
 }
 
@@ -132,8 +136,15 @@ struct Backlog {
 }
 
 impl Socket {
-    /// A socket that is not connected.
-    pub fn new(family: Family, kind: Kind, maker: Maker, notifier: &Notifier, budget: &Buffers) -> Arc<Self> {
+    /// A socket that is not connected. `ENOMEM` when the guest has too many.
+    pub fn new(
+        family: Family,
+        kind: Kind,
+        maker: Maker,
+        notifier: &Notifier,
+        budget: &Buffers,
+    ) -> Result<Arc<Self>, Errno> {
+        let memory = budget.reserve(SOCKET_BYTES)?;
         let state = State {
             local: family.unspecified(),
             remote: None,
@@ -153,7 +164,8 @@ impl Socket {
             is_peer_read_shut: false,
         };
         let beacon = Beacon::new(notifier);
-        Arc::new(Self { family, kind, maker, beacon, budget: budget.clone(), state: Mutex::new(state) })
+        let budget = budget.clone();
+        Ok(Arc::new(Self { family, kind, maker, beacon, budget, _memory: memory, state: Mutex::new(state) }))
     }
 
     /// Connects two sockets with each other (`socketpair(2)`, and `connect(2)` with the accepting side's new socket).
@@ -279,7 +291,8 @@ impl Socket {
         self.state.lock().backlog.is_some()
     }
 
-    /// Connects `client` to this listening socket: the accepting side waits in the backlog. `EAGAIN` if that is full.
+    /// Connects `client` to this listening socket: the accepting side waits in the backlog. `EAGAIN` if that is full,
+    /// `ENOMEM` if the guest has too many sockets.
     pub fn connect_from(self: &Arc<Self>, client: &Arc<Socket>, local: Address) -> Result<(), Errno> {
         {
             let state = self.state.lock();
@@ -288,7 +301,7 @@ impl Socket {
                 return Err(Errno::EAGAIN);
             }
         }
-        let server = Socket::new(self.family, self.kind, self.maker, self.beacon.notifier(), &self.budget);
+        let server = Socket::new(self.family, self.kind, self.maker, self.beacon.notifier(), &self.budget)?;
         server.set_local(local);
         Socket::pair(&server, client);
         if let Some(backlog) = &mut self.state.lock().backlog {

@@ -2,7 +2,7 @@
 
 use crate::call::{Call, PATH_BYTES_MAX};
 use crate::errno::Errno;
-use crate::file::Body;
+use crate::file::{Body, Listing};
 use crate::fs::Location;
 use crate::fs::change::{self, Made};
 use crate::fs::listing::Entry;
@@ -61,13 +61,13 @@ fn read_entries(call: &mut Call<'_>, encode: Encode) -> SysResult {
     let location = file.location.as_ref().ok_or(Errno::ENOTDIR)?;
     if cached.lock().is_none() {
         let entries = location.list(call.kernel, call.pid)?;
-        *cached.lock() = Some(entries);
+        *cached.lock() = Some(Listing::new(entries, call.kernel.files.buffers())?);
     }
     let mut records = Vec::new();
     let mut position = file.offset();
     {
         let cached = cached.lock();
-        let entries = cached.as_deref().unwrap_or(&[]);
+        let entries = cached.as_ref().map_or(&[][..], |listing| &listing.entries);
         let first = usize::try_from(position).unwrap_or(usize::MAX).min(entries.len());
         for entry in &entries[first..] {
             let record = encode(entry, position + 1);

@@ -27,7 +27,7 @@ const EVENTS_MAX: i32 = 4096;
 const EVENTS_ARGUMENT_MAX: i32 = i32::MAX / EVENT_BYTES as i32;
 
 fn create(call: &mut Call<'_>, is_closed_on_exec: bool) -> SysResult {
-    let epoll = Epoll::new(call.kernel.waits.notifier());
+    let epoll = Epoll::new(call.kernel.waits.notifier(), call.kernel.files.buffers());
     let file = OpenFile::anonymous(Body::Epoll(epoll), "anon_inode:[eventpoll]", READABLE, 0);
     Ok(call.install(file, is_closed_on_exec)? as u64)
 }

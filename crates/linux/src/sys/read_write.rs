@@ -79,19 +79,19 @@ fn write_from(
     position: Option<u64>,
     is_nonblocking: bool,
 ) -> SysResult {
-    let bytes = vector.gather(call)?;
     let mut done = 0;
     loop {
-        let piece = (bytes.len() - done).min(BYTES_MAX);
+        let piece = (vector.length() - done).min(BYTES_MAX);
+        let gathered = vector.gather_piece(call, done, piece);
         let at = position.map(|position| position + done as u64);
-        let result = file.write(call.kernel, at, &bytes[done..done + piece]);
+        let result = gathered.and_then(|bytes| file.write(call.kernel, at, &bytes));
         if done > 0 && result.is_err() {
             return count(done);
         }
         call.signal_broken_pipe(&result);
         let written = call.or_wait(file, result, is_nonblocking, file.send_timeout_ns())?;
         done += written;
-        if written < piece || done == bytes.len() {
+        if written < piece || done == vector.length() {
             return count(done);
         }
     }

@@ -53,7 +53,7 @@ fn read_type(call: &Call<'_>) -> Result<(Family, Kind, i32), Errno> {
     if fits { Ok((family, kind, flags)) } else { Err(Errno::EPROTONOSUPPORT) }
 }
 
-fn new_socket(call: &mut Call<'_>, family: Family, kind: Kind) -> Arc<Socket> {
+fn new_socket(call: &mut Call<'_>, family: Family, kind: Kind) -> Result<Arc<Socket>, Errno> {
     let pid = call.pid;
     let credentials = &call.process().credentials;
     let maker = Maker { pid, uid: credentials.uid_effective, gid: credentials.gid_effective };
@@ -67,7 +67,7 @@ fn open_socket(socket: Arc<Socket>, flags: i32) -> Arc<OpenFile> {
 
 fn socket(call: &mut Call<'_>) -> SysResult {
     let (family, kind, flags) = read_type(call)?;
-    let socket = new_socket(call, family, kind);
+    let socket = new_socket(call, family, kind)?;
     Ok(call.install(open_socket(socket, flags), flags & libc::SOCK_CLOEXEC != 0)? as u64)
 }
 
@@ -76,7 +76,7 @@ fn socketpair(call: &mut Call<'_>) -> SysResult {
     if family != Family::Unix {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    let (a, b) = (new_socket(call, family, kind), new_socket(call, family, kind));
+    let (a, b) = (new_socket(call, family, kind)?, new_socket(call, family, kind)?);
     Socket::pair(&a, &b);
     let (a, b) = (open_socket(a, flags), open_socket(b, flags));
     install_pair(call, a, b, flags & libc::SOCK_CLOEXEC != 0, call.args[3])

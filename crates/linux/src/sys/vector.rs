@@ -66,15 +66,31 @@ impl Vector {
 
     /// Copies everything from the guest.
     pub fn gather(&self, call: &mut Call<'_>) -> Result<Vec<u8>, Errno> {
-        let mut bytes = vec![0; self.length];
-        let mut done = 0;
+        self.gather_piece(call, 0, self.length)
+    }
+
+    /// Copies `length` bytes from the guest, beginning `skip` bytes into the buffer: fewer where some cannot be read, an
+    /// error if that is so for the first.
+    pub fn gather_piece(&self, call: &mut Call<'_>, skip: usize, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length.min(self.length - skip)];
+        let (mut skip, mut done) = (skip, 0);
         for part in &self.parts {
-            let target = &mut bytes[done..done + part.length as usize];
-            match call.kernel.read_user(call.pid, part.address, target) {
-                Ok(()) => done += part.length as usize,
+            let part_length = part.length as usize;
+            if skip >= part_length {
+                skip -= part_length;
+                continue;
+            }
+            let count = (part_length - skip).min(bytes.len() - done);
+            match call.kernel.read_user(
+                call.pid,
+                part.address.wrapping_add(skip as u64),
+                &mut bytes[done..done + count],
+            ) {
+                Ok(()) => done += count,
                 Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
             }
+            skip = 0;
         }
         bytes.truncate(done);
         Ok(bytes)
@@ -93,7 +109,7 @@ impl Vector {
                 continue;
             }
             let (piece, after) = rest.split_at(rest.len().min(length - skip));
-            call.write_bytes(part.address + skip as u64, piece)?;
+            call.write_bytes(part.address.wrapping_add(skip as u64), piece)?;
             (skip, rest) = (0, after);
         }
         Ok(())
