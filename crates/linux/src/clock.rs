@@ -15,6 +15,8 @@ const MONOTONIC_AT_START_NS: u64 = SECOND_NS;
 const REFRESH_NS: u64 = SECOND_NS / 2;
 /// Most that the monotonic clock is made faster or slower to follow the host's, in millionths.
 const SLEW_MAX_PPM: i64 = 500;
+/// A measurement of the counter's speed changes what is known by at most a thousandth: more is a mistake.
+const RATE_CHANGE_DIVISOR: u64 = 1000;
 /// A difference of the real-time clock that is stepped over at once.
 const REALTIME_STEP_NS: u64 = 100_000;
 
@@ -22,6 +24,8 @@ const REALTIME_STEP_NS: u64 = 100_000;
 pub struct Clock {
     machine: Arc<dyn Machine>,
     scale: Scale,
+    /// Nanoseconds per tick as measured, with 32 fractional bits.
+    rate: u64,
     started: HostTime,
     published: Option<Frame>,
 }
@@ -94,7 +98,7 @@ impl Clock {
             monotonic_ns: MONOTONIC_AT_START_NS,
             realtime_ns: started.realtime_ns,
         };
-        Self { machine, scale, started, published: None }
+        Self { machine, scale, rate: multiplier, started, published: None }
     }
 
     fn counter(&self) -> u64 {
@@ -143,7 +147,10 @@ impl Clock {
         let now = host_time(&*self.machine);
         let host_elapsed_ns = now.monotonic_ns - self.started.monotonic_ns;
         let ticks = now.counter.saturating_sub(self.started.counter).max(1);
-        let rate = ((u128::from(host_elapsed_ns) << 32) / u128::from(ticks)) as u64;
+        let measured = ((u128::from(host_elapsed_ns) << 32) / u128::from(ticks)) as u64;
+        let rate =
+            measured.clamp(self.rate - self.rate / RATE_CHANGE_DIVISOR, self.rate + self.rate / RATE_CHANGE_DIVISOR);
+        self.rate = rate;
         self.scale = self.scale.follow(now, MONOTONIC_AT_START_NS + host_elapsed_ns, rate);
         self.write_shared(memory);
     }
@@ -162,13 +169,25 @@ impl Clock {
     }
 }
 
+/// The host's clocks and the counter at the same moment: of several attempts the one that took the fewest ticks, since a
+/// thread may lose its processor in the middle of one.
 fn host_time(machine: &dyn Machine) -> HostTime {
-    let monotonic_ns = host_clock(ClockId::Monotonic);
-    HostTime {
-        counter: machine.timestamp().map_or(monotonic_ns, |timestamp| timestamp.ticks),
-        monotonic_ns,
-        realtime_ns: host_clock(ClockId::Realtime),
-    }
+    const ATTEMPTS: usize = 5;
+    let clocks = || (host_clock(ClockId::Monotonic), host_clock(ClockId::Realtime));
+    let attempt = || {
+        let before = machine.timestamp()?.ticks;
+        let (monotonic_ns, realtime_ns) = clocks();
+        let took = machine.timestamp()?.ticks.saturating_sub(before);
+        Some((took, HostTime { counter: before + took / 2, monotonic_ns, realtime_ns }))
+    };
+    let best = (0..ATTEMPTS).filter_map(|_| attempt()).min_by_key(|(took, _)| *took);
+    best.map_or_else(
+        || {
+            let (monotonic_ns, realtime_ns) = clocks();
+            HostTime { counter: monotonic_ns, monotonic_ns, realtime_ns }
+        },
+        |(_, time)| time,
+    )
 }
 
 /// A clock of the host, nanoseconds.

@@ -16,7 +16,7 @@ use crate::net::Network;
 use crate::process::{Pid, Process};
 use crate::sched::Scheduler;
 use crate::signal::{Info, Signal};
-use crate::thread::{Thread, ThreadState};
+use crate::thread::{LastFault, Thread, ThreadState};
 use crate::vdso::Vdso;
 use crate::waits::{Tid, Waits};
 
@@ -221,12 +221,18 @@ impl Kernel {
             Access::Write => Protection::WRITE,
             Access::Execute => Protection::EXECUTE,
         };
-        let info = match self.spaces.space(space).fault(&mut self.frames, address, needed) {
+        let fault = match self.spaces.space(space).fault(&mut self.frames, address, needed) {
             Ok(()) => return,
             Err(Fault::OutOfMemory) => return self.kill_for_memory(pid),
-            Err(Fault::NoArea) => Info::fault(Signal::SEGV, 1, address),
-            Err(Fault::NotAllowed) => Info::fault(Signal::SEGV, 2, address),
-            Err(Fault::NoContent) => Info::fault(Signal::BUS, 2, address),
+            Err(fault) => fault,
+        };
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.last_fault = LastFault { vector: PAGE_FAULT, error_code: page_fault_code(fault, access), address };
+        }
+        let info = match fault {
+            Fault::NotAllowed => Info::fault(Signal::SEGV, 2, address),
+            Fault::NoContent => Info::fault(Signal::BUS, 2, address),
+            Fault::NoArea | Fault::OutOfMemory => Info::fault(Signal::SEGV, 1, address),
         };
         self.force_signal(tid, info);
     }
@@ -242,4 +248,21 @@ impl Kernel {
         self.exit.get_or_insert(exit);
         self.scheduler.kick_all();
     }
+}
+
+/// Vector of the page fault.
+const PAGE_FAULT: u8 = 14;
+
+/// The error code that the processor would give (Intel SDM volume 3, 4.7): user mode, and why.
+fn page_fault_code(fault: Fault, access: Access) -> u64 {
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    const USER: u64 = 4;
+    const FETCH: u64 = 16;
+    let kind = match access {
+        Access::Read => 0,
+        Access::Write => WRITE,
+        Access::Execute => FETCH,
+    };
+    USER | kind | if fault == Fault::NotAllowed { PRESENT } else { 0 }
 }

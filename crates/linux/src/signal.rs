@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use calypte_platform::{Access, Exit};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::errno::Errno;
@@ -10,7 +9,7 @@ use crate::kernel::{GuestExit, Kernel};
 use crate::outcome::{WaitKey, Woken};
 use crate::process::Pid;
 use crate::signal_frame;
-use crate::thread::{Thread, ThreadState};
+use crate::thread::{LastFault, Thread, ThreadState};
 use crate::waits::Tid;
 
 /// Highest signal number (`_NSIG`).
@@ -221,6 +220,8 @@ pub struct AlternateStack {
 impl AlternateStack {
     /// `SS_DISABLE`.
     pub const DISABLE: u32 = 2;
+    /// `SS_AUTODISARM`: not used again until the handler returns.
+    pub const AUTO_DISARM: u32 = 1 << 31;
     /// `SS_ONSTACK`.
     pub const IN_USE: u32 = 1;
     /// None.
@@ -371,25 +372,20 @@ impl Kernel {
         let _ = thread.pending.add(info);
     }
 
-    /// The signal for an exception in user code, other than a page fault that could be made good.
-    pub(crate) fn signal_exception(&mut self, tid: Tid, exit: Exit) {
-        let rip = self.threads.get(&tid).map_or(0, |thread| thread.registers.rip);
-        let info = match exit {
-            Exit::Exception { vector, .. } => match vector {
-                0 => Info::fault(Signal::FPE, 1, rip),
-                1 => Info::fault(Signal::TRAP, 2, rip),
-                3 => Info::from_kernel(Signal::TRAP),
-                6 => Info::fault(Signal::ILL, 2, rip),
-                16 | 19 => Info::fault(Signal::FPE, 0, rip),
-                17 => Info::fault(Signal::BUS, 1, 0),
-                11 | 12 => Info::from_kernel(Signal::BUS),
-                _ => Info::from_kernel(Signal::SEGV),
-            },
-            Exit::PageFault { address, access } => {
-                debug_assert!(matches!(access, Access::Read | Access::Write | Access::Execute));
-                Info::fault(Signal::SEGV, 1, address)
-            }
-            Exit::SystemCall | Exit::Preempted => return,
+    /// The signal for an exception in user code, other than a page fault.
+    pub(crate) fn signal_exception(&mut self, tid: Tid, vector: u8, error_code: u64) {
+        let Some(thread) = self.threads.get_mut(&tid) else { return };
+        let rip = thread.registers.rip;
+        thread.last_fault = LastFault { vector, error_code, address: thread.last_fault.address };
+        let info = match vector {
+            0 => Info::fault(Signal::FPE, 1, rip),
+            1 => Info::fault(Signal::TRAP, 2, rip),
+            3 => Info::from_kernel(Signal::TRAP),
+            6 => Info::fault(Signal::ILL, 2, rip),
+            16 | 19 => Info::fault(Signal::FPE, 0, rip),
+            17 => Info::fault(Signal::BUS, 1, 0),
+            11 | 12 => Info::from_kernel(Signal::BUS),
+            _ => Info::from_kernel(Signal::SEGV),
         };
         self.force_signal(tid, info);
     }

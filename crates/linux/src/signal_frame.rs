@@ -140,13 +140,18 @@ pub(crate) fn push(kernel: &mut Kernel, tid: Tid, info: Info, action: Action) ->
         stack: thread.alternate_stack,
         registers: SavedRegisters {
             old_mask: mask.0,
-            fault_address: info.fields[0],
+            error_code: thread.last_fault.error_code,
+            trap_number: u64::from(thread.last_fault.vector),
+            fault_address: thread.last_fault.address,
             fpu_address,
             ..SavedRegisters::from(&registers)
         },
         mask,
         info: info.into(),
     };
+    if thread.alternate_stack.flags & AlternateStack::AUTO_DISARM != 0 {
+        thread.alternate_stack = AlternateStack::DISABLED;
+    }
     thread.blocked = SignalSet(thread.blocked.0 | action.mask.0).as_mask();
     if action.flags & FLAG_NO_DEFER == 0 {
         thread.blocked = thread.blocked.with(info.signal);

@@ -41,6 +41,8 @@ pub struct Thread {
     pub awaited: SignalSet,
     /// Signals sent to this thread.
     pub pending: PendingSignals,
+    /// The last exception it caused, as signal frames show it.
+    pub last_fault: LastFault,
     /// Where handlers run that ask for it.
     pub alternate_stack: AlternateStack,
     /// The number of a call that a signal has interrupted, until it is known whether a handler runs.
@@ -49,6 +51,17 @@ pub struct Thread {
     pub cpu_ns: u64,
     /// Set when it must end as soon as it is off its virtual CPU.
     pub is_killed: bool,
+}
+
+/// An exception as signal frames show it (`gregs[REG_TRAPNO]`, `REG_ERR`, `REG_CR2`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LastFault {
+    /// Vector of the exception.
+    pub vector: u8,
+    /// Its error code.
+    pub error_code: u64,
+    /// Address of the last page fault.
+    pub address: u64,
 }
 
 /// Where a thread's floating-point state is.
@@ -92,6 +105,7 @@ impl Thread {
             saved_blocked: None,
             awaited: SignalSet::EMPTY,
             pending: PendingSignals::default(),
+            last_fault: LastFault::default(),
             alternate_stack: AlternateStack::DISABLED,
             interrupted_call: None,
             cpu_ns: 0,

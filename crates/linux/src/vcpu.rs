@@ -240,7 +240,7 @@ impl Runner<'_> {
         match exit {
             Exit::SystemCall => kernel.threads.get_mut(&tid).expect("it still exists").is_in_call = true,
             Exit::PageFault { address, access } => kernel.page_fault(tid, address, access),
-            Exit::Exception { .. } => kernel.signal_exception(tid, exit),
+            Exit::Exception { vector, error_code } => kernel.signal_exception(tid, vector, error_code),
             Exit::Preempted => {
                 if kernel.scheduler.has_ready() {
                     self.requeue(kernel, tid)?;
@@ -355,7 +355,11 @@ fn finish(thread: &mut crate::thread::Thread, value: u64) {
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
     if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
-        tracing::info!(number, name = table::name_of_missing(number), "system call not offered");
+        match table::name_of_missing(number) {
+            // Every program tries it, and none needs it.
+            name @ "rseq" => tracing::debug!(number, name, "system call not offered"),
+            name => tracing::info!(number, name, "system call not offered"),
+        }
     }
     Stop::Errno(Errno::ENOSYS)
 }

@@ -158,7 +158,6 @@ fn rt_sigtimedwait(call: &mut Call<'_>) -> SysResult {
 }
 
 fn sigaltstack(call: &mut Call<'_>) -> SysResult {
-    const AUTO_DISARM: u32 = 1 << 31;
     let [new_address, old_address, ..] = call.args;
     let stack_pointer = call.thread().registers.rsp;
     let old = call.thread().alternate_stack;
@@ -168,7 +167,7 @@ fn sigaltstack(call: &mut Call<'_>) -> SysResult {
         if is_on_it {
             return Err(Errno::EPERM.into());
         }
-        let mode = new.flags & !AUTO_DISARM;
+        let mode = new.flags & !AlternateStack::AUTO_DISARM;
         if mode & !(AlternateStack::DISABLE | AlternateStack::IN_USE) != 0 || mode == 3 {
             return Err(Errno::EINVAL.into());
         }
@@ -177,7 +176,7 @@ fn sigaltstack(call: &mut Call<'_>) -> SysResult {
         } else if new.size < ALTERNATE_STACK_BYTES_MIN {
             return Err(Errno::ENOMEM.into());
         } else {
-            new.flags &= AUTO_DISARM;
+            new.flags &= AlternateStack::AUTO_DISARM;
         }
         call.thread().alternate_stack = new;
     }

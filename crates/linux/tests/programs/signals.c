@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t count, last, code, on_stack;
+static volatile long trap, error;
 static char *volatile stack_low, *volatile stack_high;
 
 static void handler(int signal)
@@ -45,6 +46,8 @@ static void skip_instruction(int signal, siginfo_t *info, void *context)
     ucontext_t *u = context;
     last = signal;
     code = info->si_code;
+    trap = u->uc_mcontext.gregs[REG_TRAPNO];
+    error = u->uc_mcontext.gregs[REG_ERR];
     u->uc_mcontext.gregs[REG_RIP] += signal == SIGTRAP ? 0 : 2;
     u->uc_mcontext.gregs[REG_RAX] = 1234;
 }
@@ -179,11 +182,11 @@ int main(void)
     set(SIGTRAP, skip_instruction, SA_SIGINFO);
     long result = 0;
     __asm__ volatile("xor %%eax, %%eax\n movb (%%rax), %%al\n" : "=a"(result) : : "memory");
-    printf("segv repaired %ld, code %d\n", result, code);
+    printf("segv repaired %ld, code %d, trap %ld error %ld\n", result, code, trap, error);
     __asm__ volatile("ud2\n" : "=a"(result));
     printf("ill repaired %ld, code %d\n", result, code);
     __asm__ volatile("mov $1, %%eax\n xor %%edx, %%edx\n xor %%ecx, %%ecx\n div %%ecx\n" : "=a"(result) : : "rcx", "rdx");
-    printf("fpe repaired %ld, code %d\n", result, code);
+    printf("fpe repaired %ld, code %d, trap %ld\n", result, code, trap);
     __asm__ volatile("int3\n" : "=a"(result));
     printf("trap %d repaired %ld\n", last, result);
 
