@@ -127,8 +127,10 @@ struct State {
     is_peer_write_shut: bool,
     /// The other side takes no more.
     is_peer_read_shut: bool,
-    /// It has said so.
+    /// It has said so, or has broken the connection off.
     is_reset: bool,
+    /// `SO_LINGER`: on or off, and seconds.
+    linger: [i32; 2],
     /// `connect(2)` has said that it is under way, and not yet that it is done.
     is_connecting: bool,
 }
@@ -167,6 +169,7 @@ impl Socket {
             is_peer_write_shut: false,
             is_peer_read_shut: false,
             is_reset: false,
+            linger: [0; 2],
             is_connecting: false,
         };
         let beacon = Beacon::new(notifier);
@@ -236,7 +239,8 @@ impl Socket {
     /// The address of the other end. `ENOTCONN` without one.
     pub fn remote(&self) -> Result<Address, Errno> {
         let state = self.state.lock();
-        if state.peer.is_none() && !state.has_been_connected {
+        let is_broken = state.is_reset && self.family != Family::Unix;
+        if state.peer.is_none() && !state.has_been_connected || is_broken {
             return Err(Errno::ENOTCONN);
         }
         state.remote.clone().ok_or(Errno::ENOTCONN)
@@ -353,8 +357,9 @@ impl Socket {
     pub fn receive(&self, length: usize, is_peeking: bool, minimum: usize) -> Result<Message, Errno> {
         let (message, peer) = {
             let mut state = self.state.lock();
-            if let Some(error) = state.error.take() {
-                return Err(error);
+            // What a connection has brought before it broke is read first.
+            if !self.is_connection_oriented() || state.queue.is_empty() {
+                state.error.take().map_or(Ok(()), Err)?;
             }
             if self.is_connection_oriented() && !state.has_been_connected {
                 return Err(if self.family == Family::Unix { Errno::EINVAL } else { Errno::ENOTCONN });
@@ -408,7 +413,8 @@ impl Socket {
             }
             if state.is_peer_read_shut {
                 // A TCP peer that is gone says so in its answer to the first bytes sent to it.
-                if self.family != Family::Unix && !std::mem::replace(&mut state.is_reset, true) {
+                if self.family != Family::Unix && !state.is_reset {
+                    state.is_reset = !bytes.is_empty();
                     return Ok(bytes.len());
                 }
                 return Err(Errno::EPIPE);
@@ -538,6 +544,7 @@ impl Socket {
             // A TCP peer that stops reading does not say so; it is noticed when it is gone.
             state.is_peer_read_shut |= how.read && (self.family == Family::Unix || error.is_some() || how.write);
             state.error = error.or(state.error);
+            state.is_reset |= error.is_some();
         }
         self.beacon.ring();
     }
@@ -604,6 +611,17 @@ impl Socket {
         is_shared_address || state.options.is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT)
     }
 
+    /// `SO_LINGER`: on or off, and seconds.
+    pub fn linger(&self) -> [i32; 2] {
+        self.state.lock().linger
+    }
+
+    /// Sets `SO_LINGER`. There is nothing to linger for, since what was sent has been received; but lingering for no
+    /// time means that closing breaks the connection off.
+    pub fn set_linger(&self, linger: [i32; 2]) {
+        self.state.lock().linger = linger;
+    }
+
     /// How long receiving waits (`SO_RCVTIMEO`).
     pub fn receive_timeout_ns(&self) -> Option<u64> {
         self.state.lock().receive_timeout_ns
@@ -648,7 +666,8 @@ impl Drop for Socket {
         match state.peer.take() {
             Some(Peer::Socket(peer)) if self.kind != Kind::Datagram => {
                 if let Some(peer) = peer.upgrade() {
-                    let error = (!state.queue.is_empty()).then_some(Errno::ECONNRESET);
+                    let breaks_off = state.linger[0] != 0 && state.linger[1] == 0 && self.family != Family::Unix;
+                    let error = (breaks_off || !state.queue.is_empty()).then_some(Errno::ECONNRESET);
                     peer.peer_shut(Shutdown { read: true, write: true }, error);
                 }
             }

@@ -394,8 +394,7 @@ fn setsockopt(call: &mut Call<'_>) -> SysResult {
                 socket.set_send_timeout(timeout_ns);
             }
         }
-        // There is nothing to linger for: what was sent has been received.
-        (libc::SOL_SOCKET, libc::SO_LINGER) if length >= 8 => _ = call.read::<[i32; 2]>(at)?,
+        (libc::SOL_SOCKET, libc::SO_LINGER) if length >= 8 => socket.set_linger(call.read(at)?),
         (libc::SOL_SOCKET, libc::SO_LINGER) => return Err(Errno::EINVAL.into()),
         // Only the one congestion control that Linux always has.
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
@@ -438,7 +437,7 @@ fn getsockopt(call: &mut Call<'_>) -> SysResult {
             _ => libc::IPPROTO_TCP,
         }),
         (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => number(i32::from(socket.is_listening())),
-        (libc::SOL_SOCKET, libc::SO_LINGER) => vec![0; 8],
+        (libc::SOL_SOCKET, libc::SO_LINGER) => socket.linger().iter().flat_map(|part| part.to_ne_bytes()).collect(),
         (libc::SOL_SOCKET, libc::SO_PEERCRED) if socket.family() == Family::Unix => {
             let maker = socket.peer_maker();
             [maker.pid, maker.uid, maker.gid].iter().flat_map(|id| id.to_ne_bytes()).collect()

@@ -228,6 +228,20 @@ static void without_waiting(void)
     SAY(send(client, "second", 6, MSG_NOSIGNAL));
     SAY(recv(client, buffer, 1, 0));
     close(client);
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    connect(client, (void *)&any, sizeof any);
+    accepted = accept(server, NULL, NULL);
+    struct linger linger = {1, 0};
+    SAY(setsockopt(accepted, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    SAY(send(accepted, "last", 4, 0));
+    SAY(close(accepted));
+    usleep(1000);
+    SAY(getpeername(client, (void *)&any, &length));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(send(client, "x", 1, MSG_NOSIGNAL));
+    close(client);
     close(server);
 }
 
