@@ -15,8 +15,109 @@ import sys
 # The root file system is read-only: do not try to write compiled modules, which costs system calls at every import.
 sys.dont_write_bytecode = True
 
-import json
+import marshal
 import os
+import _frozen_importlib_external as importing
+
+# The compiled standard library in one file, made with the runtime's image.
+LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "library.pack")
+
+
+class PackedLoader(importing.SourceFileLoader):
+    """Loads a module of the pack; source, data and attributes are those of the file that it was compiled from."""
+
+    library = None
+
+    def get_code(self, fullname):
+        return self.library.code(fullname)
+
+
+class Library:
+    """Finds modules of the standard library in the pack: three system calls for a module instead of about eleven.
+
+    Only where the result is what it would be without: not for what a directory before the library on sys.path also has, and
+    not once the function has changed the part of sys.path before the library.
+
+    The pack: lengths of the two parts that follow (little-endian, 32 bits each); a marshalled (magic number of the
+    interpreter, {name: (path, offset, length)}); the modules that this file needs; all others. Offsets count from the
+    first module. Extension modules have a path and no content.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.prefix = None
+        self.shadowed = frozenset()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lengths = os.pread(descriptor, 8, 0)
+            index, early = int.from_bytes(lengths[:4], "little"), int.from_bytes(lengths[4:], "little")
+            head = os.pread(descriptor, index + early, 8)
+        finally:
+            os.close(descriptor)
+        magic, self.modules = marshal.loads(head[:index])
+        if magic != importing.MAGIC_NUMBER:
+            raise ValueError("%s is for another version of Python" % path)
+        self.start = 8 + index
+        self.early = head[index:]
+
+    def guard(self):
+        """Called when sys.path is as the function finds it."""
+        own = os.path.dirname(os.__file__)
+        self.prefix = sys.path[: sys.path.index(own)] if own in sys.path else None
+        self.early = b""
+        names = set()
+        for directory in self.prefix or ():
+            try:
+                names.update(name.partition(".")[0] for name in os.listdir(directory))
+            except OSError:
+                # Not there, as the archive that Python always names.
+                pass
+        self.shadowed = names
+
+    def find_spec(self, name, path=None, target=None):
+        found = self.modules.get(name)
+        if found is None or name.partition(".")[0] in self.shadowed:
+            return None
+        if self.prefix is not None and sys.path[: len(self.prefix)] != self.prefix:
+            return None
+        location = found[0]
+        directory = location.rpartition("/")[0]
+        is_package = location.endswith("/__init__.py")
+        if path is not None and list(path) != [directory.rpartition("/")[0] if is_package else directory]:
+            return None
+        if location.endswith(".so"):
+            return importing.spec_from_file_location(name, location)
+        loader = PackedLoader(name, location)
+        places = [directory] if is_package else None
+        return importing.spec_from_file_location(name, location, loader=loader, submodule_search_locations=places)
+
+    def code(self, name):
+        _, offset, length = self.modules[name]
+        content = self.early[offset : offset + length]
+        if len(content) < length:
+            # Opened each time: a function may close any descriptor.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                content = os.pread(descriptor, length, self.start + offset)
+            finally:
+                os.close(descriptor)
+        return marshal.loads(content)
+
+
+def install_library():
+    """Puts the pack before the usual search; None where there is none, and everything works without."""
+    try:
+        library = Library(LIBRARY)
+    except (OSError, ValueError, EOFError, TypeError):
+        return None
+    PackedLoader.library = library
+    sys.meta_path.insert(sys.meta_path.index(importing.PathFinder), library)
+    return library
+
+
+library = install_library()
+
+import json
 import time
 from _socket import AF_INET, SOCK_STREAM, socket
 
@@ -442,6 +543,8 @@ def main():
     sys.meta_path.insert(0, hook)
     api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
     set_paths(os.environ.get("LAMBDA_TASK_ROOT", "/var/task"))
+    if library is not None:
+        library.guard()
     try:
         handler = find_handler(os.environ.get("_HANDLER", ""))
     except Exception as error:

@@ -70,17 +70,22 @@ pub(crate) struct Running {
 struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
 }
 
 impl Stop {
     fn new() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let [interrupt, terminate, hang_up] =
+            [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+        Ok(Self { interrupt: interrupt?, terminate: terminate?, hang_up: hang_up? })
     }
 
     async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            // The terminal was closed.
+            _ = self.hang_up.recv() => {}
         }
     }
 }
@@ -103,6 +108,11 @@ impl Prepared {
         };
         let images = Images::open(folder.runtimes())?;
         Ok(Self { folder, region: options.region.clone(), listener, store, images, stop })
+    }
+
+    /// Returns when the server is told to end before it has started.
+    pub(crate) async fn stopped(&mut self) {
+        self.stop.wait().await;
     }
 
     /// The data folder.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use calypte_store::{AccessKey, KeyStatus};
 use calypte_worker::image::{Images, RuntimeImage, discover_host_pythons};
 use serde_json::json;
@@ -30,14 +30,19 @@ pub(crate) struct Arguments {
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) async fn run(arguments: Arguments, global: &Global) -> anyhow::Result<ExitCode> {
-    let prepared = Prepared::new(&arguments.server, global.data_folder()?).await?;
+    let mut prepared = Prepared::new(&arguments.server, global.data_folder()?).await?;
     let images = prepared.images.clone();
     if !arguments.no_host_pythons {
         let import = {
             let images = images.clone();
             move || import_host_pythons(&images)
         };
-        tokio::task::spawn_blocking(import).await.context("the import of the host's Pythons failed")??;
+        let import = tokio::task::spawn_blocking(import);
+        tokio::select! {
+            imported = import => imported.context("the import of the host's Pythons failed")??,
+            // What is half imported is removed by the next import.
+            () = prepared.stopped() => bail!("stopped while it imported the Pythons of this host"),
+        }
     }
     let key = account_key(&prepared).await?;
     let data = prepared.folder().path().to_owned();
@@ -46,7 +51,8 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> anyhow::Result
     let text = || {
         format!(
             "Calypte {} is ready. Data folder: {}\n{}\n\n  export AWS_ENDPOINT_URL_LAMBDA={}\n  \
-             export AWS_ACCESS_KEY_ID={}\n  export AWS_SECRET_ACCESS_KEY={}\n  export AWS_REGION={}\n\n\
+             export AWS_ACCESS_KEY_ID={}\n  export AWS_SECRET_ACCESS_KEY={}\n  export AWS_REGION={}\n  \
+             export AWS_DEFAULT_REGION={}\n\n\
              These lines are for the AWS CLI and SDKs; `calypte deploy` and `calypte invoke` need none. Ctrl-C stops it.",
             env!("CARGO_PKG_VERSION"),
             data.display(),
@@ -54,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> anyhow::Result
             server.endpoint,
             key.id,
             key.secret.expose(),
+            server.region,
             server.region,
         )
     };
@@ -74,8 +81,7 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> anyhow::Result
 
 fn runtimes_text(runtimes: &[String]) -> String {
     if runtimes.is_empty() {
-        "No Python was found on this host; functions on provided.al2023 work, or see `calypte runtime add --help`."
-            .to_owned()
+        "There is no runtime but provided.al2023; `calypte runtime add --help` says how to import others.".to_owned()
     } else {
         format!("Runtimes: {}, provided.al2023", runtimes.join(", "))
     }

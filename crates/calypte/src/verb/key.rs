@@ -102,10 +102,11 @@ pub(super) fn path_part(text: &str) -> String {
 fn exports(key: &Key, server: &Status) -> String {
     format!(
         "export AWS_ENDPOINT_URL_LAMBDA={}\nexport AWS_ACCESS_KEY_ID={}\nexport AWS_SECRET_ACCESS_KEY={}\n\
-         export AWS_REGION={}",
+         export AWS_REGION={}\nexport AWS_DEFAULT_REGION={}",
         server.endpoint,
         key.access_key_id,
         key.secret_access_key.as_deref().unwrap_or_default(),
+        server.region,
         server.region
     )
 }

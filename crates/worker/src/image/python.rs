@@ -78,14 +78,19 @@ const ETC: [(&str, &str); 6] = [
 /// The file that starts functions.
 const BOOTSTRAP_PATH: &str = "/var/runtime/bootstrap.py";
 const COMPILED_BOOTSTRAP_PATH: &str = "/var/runtime/bootstrap.pyc";
+/// Where it looks for the compiled library in one file.
+const PACK_PATH: &str = "/var/runtime/library.pack";
 const BOOTSTRAP: &[u8] = include_bytes!("../../../../runtimes/python/bootstrap.py");
-/// Largest compiled module that is accepted from the interpreter.
-const COMPILED_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// Largest compiled module, or pack of all, that is accepted from the interpreter.
+const COMPILED_BYTES_MAX: u32 = 256 * 1024 * 1024;
 
-/// Reads lines `source NUL name in tracebacks` and answers each with a big-endian length and a `.pyc`; length 0 where the
-/// source does not compile (some library files are meant not to). What the host compiled already is taken over.
+/// Reads lines `source NUL name in tracebacks NUL module` and answers each with a big-endian length and a `.pyc`; length 0
+/// where the source does not compile (some library files are meant not to) or is an extension module. What the host
+/// compiled already is taken over. Last comes the pack of all that have a module name; `bootstrap.py` says how it is made.
 const COMPILE: &str = r"
-import importlib.util, marshal, struct, sys, _imp
+import sys, json
+early = set(sys.modules)
+import importlib.util, marshal, os, struct, warnings
 def compiled(source, name):
     with open(source, 'rb') as file:
         text = file.read()
@@ -93,48 +98,83 @@ def compiled(source, name):
         with open(importlib.util.cache_from_source(source), 'rb') as file:
             cached = file.read()
         flags, mtime, size = struct.unpack('<III', cached[4:16])
-        import os
         status = os.stat(source)
         is_current = flags == 0 and mtime == int(status.st_mtime) & 0xFFFFFFFF and size == status.st_size
         if cached[:4] == importlib.util.MAGIC_NUMBER and is_current and source == name:
-            code = cached[16:]
-        else:
-            code = None
+            return text, cached[16:]
     except (OSError, struct.error, NotImplementedError):
-        code = None
-    if code is None:
-        try:
-            code = marshal.dumps(compile(text, name, 'exec', dont_inherit=True))
-        except (SyntaxError, ValueError):
-            return b''
-    return importlib.util.MAGIC_NUMBER + struct.pack('<I', 1) + importlib.util.source_hash(text) + code
-import warnings
+        pass
+    try:
+        return text, marshal.dumps(compile(text, name, 'exec', dont_inherit=True))
+    except (SyntaxError, ValueError):
+        return text, None
+def answer(content):
+    sys.stdout.buffer.write(struct.pack('>I', len(content)) + content)
 warnings.simplefilter('ignore')
+packed = []
 for line in sys.stdin.buffer.read().split(b'\n'):
-    if line:
-        source, name = (part.decode('utf-8', 'surrogateescape') for part in line.split(b'\0'))
-        code = compiled(source, name)
-        sys.stdout.buffer.write(struct.pack('>I', len(code)) + code)
+    if not line:
+        continue
+    source, name, module = (part.decode('utf-8', 'surrogateescape') for part in line.split(b'\0'))
+    if source.endswith('.so'):
+        packed.append((module, name, b''))
+        answer(b'')
+        continue
+    text, code = compiled(source, name)
+    if code is None:
+        answer(b'')
+        continue
+    if module:
+        packed.append((module, name, code))
+    answer(importlib.util.MAGIC_NUMBER + struct.pack('<I', 1) + importlib.util.source_hash(text) + code)
+packed.sort(key=lambda entry: (entry[0] not in early, entry[0]))
+index, offset, early_length = {}, 0, 0
+for module, name, code in packed:
+    index[module] = (name, offset, len(code))
+    offset += len(code)
+    if module in early:
+        early_length = offset
+head = marshal.dumps((importlib.util.MAGIC_NUMBER, index))
+answer(struct.pack('<II', len(head), early_length) + head + b''.join(code for _, _, code in packed))
 ";
 
 /// What is compiled, from which file, and where the result goes in the image.
 struct Module {
     source: PathBuf,
     /// As tracebacks show it.
-    name: PathBuf,
+    shown: PathBuf,
+    /// As programs import it; empty for what only runs as a program.
+    name: String,
     compiled: PathBuf,
 }
 
 impl Module {
-    /// A library file; `None` for the rare name that the list for the interpreter cannot hold.
-    fn of_library(source: PathBuf, python: &HostPython) -> Option<Self> {
+    /// A file of a library directory; `None` if it is no module, or has a name that the list for the interpreter cannot
+    /// hold.
+    fn of_library(source: &Path, library: &Path, python: &HostPython) -> Option<Self> {
+        let relative = source.strip_prefix(library).ok()?;
+        let stem = source.file_stem()?.to_str()?;
+        // `_json.cpython-311-x86_64-linux-gnu.so` is `_json`.
+        let stem = stem.split('.').next()?;
+        let mut names: Vec<&str> = relative.parent()?.iter().map(OsStr::to_str).collect::<Option<_>>()?;
+        match source.extension()?.to_str()? {
+            "py" if stem == "__init__" => {}
+            "py" => names.push(stem),
+            // Extension modules are in a directory of their own that is on the path itself.
+            "so" if relative.parent()?.ends_with("lib-dynload") => names = vec![stem],
+            _ => return None,
+        }
         if source.as_os_str().as_bytes().contains(&b'\n') {
             return None;
         }
-        let mut file_name = source.file_stem()?.to_owned();
-        file_name.push(format!(".cpython-{}{}.pyc", python.version.0, python.version.1));
+        let file_name = format!("{stem}.cpython-{}{}.pyc", python.version.0, python.version.1);
         let compiled = source.parent()?.join("__pycache__").join(file_name);
-        Some(Self { name: source.clone(), source, compiled })
+        Some(Self { source: source.to_owned(), shown: source.to_owned(), name: names.join("."), compiled })
+    }
+
+    fn to_line(&self) -> Vec<u8> {
+        let (source, shown) = (self.source.as_os_str().as_bytes(), self.shown.as_os_str().as_bytes());
+        [source, b"\0", shown, b"\0", self.name.as_bytes(), b"\n"].concat()
     }
 }
 
@@ -148,7 +188,9 @@ pub(super) fn import(python: &HostPython, import: &mut Import<'_>) -> Result<Des
     mirror.add(&python.executable)?;
     closure.add(&python.executable)?;
     for library in &python.libraries {
-        add_library(library, &mut mirror, &mut closure, &mut modules)?;
+        let mut files = Vec::new();
+        add_library(library, &mut mirror, &mut closure, &mut files)?;
+        modules.extend(files.iter().filter_map(|file| Module::of_library(file, library, python)));
     }
     for name in LOADED_BY_NAME {
         closure.add_by_name(name)?;
@@ -167,8 +209,12 @@ pub(super) fn import(python: &HostPython, import: &mut Import<'_>) -> Result<Des
     // compiled at every start: this one is started from its compiled form, which needs no `__pycache__`.
     let copy = scratch.join("bootstrap.py");
     fs::write(&copy, BOOTSTRAP).map_err(FileError::on("write", &copy))?;
-    let mut modules: Vec<Module> = modules.into_iter().filter_map(|path| Module::of_library(path, python)).collect();
-    modules.push(Module { source: copy, name: BOOTSTRAP_PATH.into(), compiled: COMPILED_BOOTSTRAP_PATH.into() });
+    modules.push(Module {
+        source: copy,
+        shown: BOOTSTRAP_PATH.into(),
+        name: String::new(),
+        compiled: COMPILED_BOOTSTRAP_PATH.into(),
+    });
     compile(python, &modules, &mut mirror)?;
     Ok(Description {
         // No user's own packages: there is no such user.
@@ -185,12 +231,12 @@ pub(super) fn has_current_bootstrap(image: &RuntimeImage) -> bool {
     fs::read(path).is_ok_and(|bootstrap| bootstrap == BOOTSTRAP)
 }
 
-/// Copies a library directory; collects its modules and the objects that its extension modules need.
+/// Copies a library directory; collects its files and the objects that its extension modules need.
 fn add_library(
     directory: &Path,
     mirror: &mut Mirror<'_, '_>,
     closure: &mut Closure,
-    modules: &mut Vec<PathBuf>,
+    files: &mut Vec<PathBuf>,
 ) -> Result<(), ImageError> {
     if !directory.is_dir() {
         return Ok(());
@@ -199,7 +245,7 @@ fn add_library(
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
         if path.is_dir() {
             if !SKIPPED_DIRECTORIES.contains(&name) && !name.starts_with("config-") {
-                add_library(&path, mirror, closure, modules)?;
+                add_library(&path, mirror, closure, files)?;
             }
             continue;
         }
@@ -208,11 +254,10 @@ fn add_library(
             continue;
         }
         mirror.add(&path)?;
-        match path.extension().and_then(OsStr::to_str) {
-            Some("py") => modules.push(path),
-            Some("so") => closure.add(&path)?,
-            _ => {}
+        if path.extension() == Some(OsStr::new("so")) {
+            closure.add(&path)?;
         }
+        files.push(path);
     }
     Ok(())
 }
@@ -277,8 +322,7 @@ fn compile(python: &HostPython, modules: &[Module], mirror: &mut Mirror<'_, '_>)
     let io_failed = |error: io::Error| failed(format!("it cannot compile the standard library ({error})"));
     let mut list = tempfile::tempfile().map_err(io_failed)?;
     for module in modules {
-        let (source, name) = (module.source.as_os_str().as_bytes(), module.name.as_os_str().as_bytes());
-        list.write_all(&[source, b"\0", name, b"\n"].concat()).map_err(io_failed)?;
+        list.write_all(&module.to_line()).map_err(io_failed)?;
     }
     list.rewind().map_err(io_failed)?;
     let mut child = Command::new(&python.executable)
@@ -299,7 +343,8 @@ fn compile(python: &HostPython, modules: &[Module], mirror: &mut Mirror<'_, '_>)
                 mirror.write(&module.compiled, 0o644, &code)?;
             }
         }
-        Ok(())
+        let pack = read_compiled(&mut answers).map_err(io_failed)?;
+        mirror.write(Path::new(PACK_PATH), 0o644, &pack)
     };
     let written: Result<(), ImageError> = write_all();
     drop(answers);

@@ -418,8 +418,59 @@ fn the_host_python_runs_on_its_image() {
         let output = run_in(&image, &[executable, "-c", code]).unwrap();
         assert_eq!(output.stdout, b"True\n", "{}", String::from_utf8_lossy(&output.stderr));
     }
+    check_packed_library(&image);
     let output = run_in(&image, &["/bin/sh", "-c", "exec python3 -c 'print(1 + 1)'"]).unwrap();
     assert_eq!(output.stdout, b"2\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Imports most of the library twice, as usual and from the pack: programs must see no difference.
+fn check_packed_library(image: &RuntimeImage) {
+    let show = r"
+import sys
+names = 'json re enum collections.abc logging logging.handlers urllib.request email.mime.text http.client ssl asyncio zlib \
+    decimal datetime typing dataclasses unittest.mock xml.etree.ElementTree sqlite3 concurrent.futures importlib.resources \
+    multiprocessing.pool ctypes.util zoneinfo csv math _json _struct socket hashlib uuid tempfile'.split()
+for name in names:
+    __import__(name)
+    m = sys.modules[name]
+    print(name, getattr(m, '__file__', None), getattr(m, '__cached__', None), list(getattr(m, '__path__', [])), m.__package__)
+import inspect, json.decoder, traceback
+print(inspect.getsource(json.decoder.JSONDecoder.decode))
+try:
+    json.loads('{')
+except ValueError:
+    print(traceback.format_exc())
+";
+    let start = "import runpy, sys; g = runpy.run_path('/var/runtime/bootstrap.pyc', run_name='bootstrap'); \
+                 sys.path[:0] = ['/var/task']; g['library'].guard()\n";
+    let python = image.bootstrap[0].as_str();
+    let usual = run_in(image, &[python, "-c", &format!("import sys; sys.path[:0] = ['/var/task']\n{show}")]).unwrap();
+    let packed = run_in(image, &[python, "-c", &format!("{start}{show}")]).unwrap();
+    assert!(usual.status.success(), "{}", String::from_utf8_lossy(&usual.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&packed.stdout),
+        String::from_utf8_lossy(&usual.stdout),
+        "{}",
+        String::from_utf8_lossy(&packed.stderr)
+    );
+    for (what, code, expected) in [
+        ("from the pack", "import csv; print(type(csv.__loader__).__name__)", "PackedLoader"),
+        (
+            "after a change of the path",
+            "sys.path.insert(0, '/x'); import csv; print(type(csv.__loader__).__name__)",
+            "SourceFileLoader",
+        ),
+        (
+            "what the function has too",
+            "g['library'].shadowed.add('csv'); import csv; print(type(csv.__loader__).__name__)",
+            "SourceFileLoader",
+        ),
+        ("behind", "sys.path.append('/x'); import csv; print(type(csv.__loader__).__name__)", "PackedLoader"),
+    ] {
+        let output = run_in(image, &[python, "-c", &format!("{start}{code}")]).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.trim(), expected, "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]
