@@ -241,10 +241,10 @@ impl Space {
     /// Takes the pages of `[start, end)` away and frees what nobody else uses.
     fn drop_pages(&mut self, allocator: &mut Frames, start: u64, end: u64) {
         let runs = self.pages.remove(page_of(start), page_of(end));
-        if runs.is_empty() {
-            return;
-        }
-        self.platform.unmap(start, end - start);
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return };
+        // A process may unmap more than it can have, down to address 0; the platform only takes what it was given.
+        let (first, end) = (first.page, last.page + u64::from(last.frames.count));
+        self.platform.unmap(first * PAGE_SIZE as u64, (end - first) * PAGE_SIZE as u64);
         release(allocator, &runs);
     }
 }
