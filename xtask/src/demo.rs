@@ -9,6 +9,7 @@ use clap::Args;
 use crate::command::{self, find, output, root};
 use crate::gate::Outcome;
 use crate::server::{self, Profile, Server};
+use crate::setup;
 
 /// Options of `cargo xtask demo`.
 #[derive(Args)]
@@ -88,7 +89,7 @@ pub(crate) fn build_rust_example() -> anyhow::Result<PathBuf> {
     let target = server::target_folder().join("examples");
     command::run(
         command::cargo()
-            .args(["build", "--release", "--quiet", "--target", "x86_64-unknown-linux-musl"])
+            .args(["build", "--release", "--quiet", "--target", setup::MUSL_TARGET])
             .arg("--manifest-path")
             .arg(root().join("examples/rust-hello/Cargo.toml"))
             .arg("--target-dir")

@@ -29,6 +29,8 @@ enum Stage {
     Tidy,
     /// `cargo clippy`, warnings refused.
     Clippy,
+    /// `cargo check` for musl: releases are static programs.
+    Static,
     /// `cargo deny`: licences, sources, duplicates; advisories when their database can be reached.
     Deny,
     /// `cargo doc`, warnings refused.
@@ -50,6 +52,7 @@ const STAGES: &[Stage] = &[
     Stage::Format,
     Stage::Tidy,
     Stage::Clippy,
+    Stage::Static,
     Stage::Deny,
     Stage::Docs,
     Stage::Tests,
@@ -100,6 +103,9 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
         Stage::Tidy => tidy::run().map(|()| Outcome::default()),
         Stage::Clippy => {
             quiet(cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+        }
+        Stage::Static => {
+            quiet(cargo().args(["check", "--quiet", "--package", "calypte", "--target", setup::MUSL_TARGET]))
         }
         Stage::Deny => deny(),
         Stage::Docs => {

@@ -23,7 +23,8 @@ const PROGRAMS: &[(&str, &str)] = &[
 const PYTHON_PACKAGES: &[&str] = &["boto3==1.44.5", "awscli==1.46.3", "awslambdaric==4.2.2"];
 
 const CARGO_DENY_VERSION: &str = "0.20";
-const MUSL_TARGET: &str = "x86_64-unknown-linux-musl";
+/// What static programs are built for.
+pub(crate) const MUSL_TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// What the tests can use after [`run`].
 pub(crate) struct Tools {

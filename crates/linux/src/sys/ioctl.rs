@@ -10,6 +10,17 @@ use crate::table::SystemCall;
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[entry(16, "ioctl", ioctl)];
 
+/// Sets close-on-exec (`asm-generic/ioctls.h`, as the next ones).
+const FIOCLEX: u32 = 0x5451;
+/// Clears close-on-exec.
+const FIONCLEX: u32 = 0x5450;
+/// Sets or clears `O_NONBLOCK`.
+const FIONBIO: u32 = 0x5421;
+/// Sets or clears `O_ASYNC`.
+const FIOASYNC: u32 = 0x5452;
+/// Tells how many bytes wait to be read.
+const FIONREAD: u32 = 0x541b;
+
 /// Bytes that wait to be read (`FIONREAD`), if the object can say.
 fn waiting_bytes(call: &Call<'_>, file: &OpenFile) -> Result<u64, Errno> {
     match &file.body {
@@ -26,19 +37,19 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
     let file = call.usable_file(0)?;
     let fd = call.int(0);
     let argument = call.args[2];
-    match u64::from(call.args[1] as u32) {
-        libc::FIOCLEX => call.process().files.set_closed_on_exec(fd, true)?,
-        libc::FIONCLEX => call.process().files.set_closed_on_exec(fd, false)?,
-        libc::FIONBIO => {
+    match call.args[1] as u32 {
+        FIOCLEX => call.process().files.set_closed_on_exec(fd, true)?,
+        FIONCLEX => call.process().files.set_closed_on_exec(fd, false)?,
+        FIONBIO => {
             let is_nonblocking = call.read::<i32>(argument)? != 0;
             file.set_nonblocking(is_nonblocking);
         }
-        libc::FIOASYNC => {
+        FIOASYNC => {
             if call.read::<i32>(argument)? != 0 {
                 return Err(Errno::EOPNOTSUPP.into());
             }
         }
-        libc::FIONREAD => {
+        FIONREAD => {
             let waiting = waiting_bytes(call, &file)?;
             call.write(argument, &i32::try_from(waiting).unwrap_or(i32::MAX))?;
         }
