@@ -157,9 +157,9 @@ impl AddressSpaces {
         std::mem::take(&mut self.out_of_memory)
     }
 
-    /// The areas of an address space, in order, for `/proc`.
-    pub fn describe(&self, id: SpaceId) -> Vec<AreaDescription> {
-        self.spaces.get(&id).map_or_else(Vec::new, Space::describe)
+    /// The areas of an address space, in order, for `/proc`. There can be many with long paths: one at a time.
+    pub fn describe(&self, id: SpaceId) -> impl Iterator<Item = AreaDescription> {
+        self.spaces.get(&id).into_iter().flat_map(Space::describe)
     }
 
     /// Bytes of an address space that are in memory, and bytes of all its areas.
@@ -191,8 +191,8 @@ impl Space {
         self.break_end = start;
     }
 
-    fn describe(&self) -> Vec<AreaDescription> {
-        self.areas.iter().map(|(start, area)| self.describe_area(start, area)).collect()
+    fn describe(&self) -> impl Iterator<Item = AreaDescription> {
+        self.areas.iter().map(|(start, area)| self.describe_area(start, area))
     }
 
     fn describe_area(&self, start: u64, area: &Area) -> AreaDescription {
