@@ -4,7 +4,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::errno::Errno;
 use crate::kernel::Kernel;
-use crate::outcome::Woken;
+use crate::outcome::{Stop, Wait, Woken};
 use crate::process::{Pid, Process};
 use crate::thread::Thread;
 use crate::waits::Tid;
@@ -71,6 +71,17 @@ impl Call<'_> {
     /// Reads a path: the bytes before the zero. `ENAMETOOLONG` beyond [`PATH_BYTES_MAX`].
     pub fn read_path(&mut self, address: u64) -> Result<Vec<u8>, Errno> {
         self.kernel.read_user_string(self.pid, address, PATH_BYTES_MAX)?.ok_or(Errno::ENAMETOOLONG)
+    }
+
+    /// What [`Call::block_with_progress`] was given when the call was blocked last; zero at first.
+    pub fn progress(&mut self) -> usize {
+        self.thread().progress
+    }
+
+    /// Blocks a call that has done a part of its work: the handler finds it in [`Call::progress`] when it runs again.
+    pub fn block_with_progress(&mut self, wait: Wait, progress: usize) -> Stop {
+        self.thread().progress = progress;
+        Stop::Block(wait)
     }
 
     /// The deadline of this call for a relative time-out: counted from the first attempt, not from this one.

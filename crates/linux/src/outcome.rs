@@ -11,7 +11,8 @@ pub enum Stop {
     /// The call fails.
     Errno(Errno),
     /// The calling thread waits; the handler runs again from the start when the wait is over, with
-    /// [`crate::call::Call::woken`] saying why. Between the two it keeps nothing but this value.
+    /// [`crate::call::Call::woken`] saying why. Between the two it keeps nothing but this value and
+    /// [`crate::call::Call::progress`].
     Block(Wait),
     /// The registers of the calling thread are already as they should be (`execve`, `rt_sigreturn`), or it is gone
     /// (`exit`): nothing is to be stored in `rax`.

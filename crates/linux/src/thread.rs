@@ -25,6 +25,8 @@ pub struct Thread {
     pub woken: Option<Woken>,
     /// The deadline of its wait.
     pub wait_deadline_ns: Option<u64>,
+    /// How much of its call is done; kept while it is parked ([`crate::call::Call::progress`]).
+    pub progress: usize,
     /// Which `FUTEX_WAKE_BITSET` calls may wake it.
     pub futex_bits: u32,
     /// Zeroed and woken as a futex when the thread ends (`set_tid_address(2)`).
@@ -97,6 +99,7 @@ impl Thread {
             is_in_call: false,
             woken: None,
             wait_deadline_ns: None,
+            progress: 0,
             futex_bits: u32::MAX,
             clear_child_tid: 0,
             robust_list: 0,

@@ -334,7 +334,10 @@ fn dispatch(kernel: &mut Kernel, tid: Tid, number: u64) -> Served {
             }
             finish(thread, (-i64::from(errno.0)).cast_unsigned());
         }
-        Err(Stop::Replaced) => thread.is_in_call = false,
+        Err(Stop::Replaced) => {
+            thread.is_in_call = false;
+            thread.progress = 0;
+        }
         Err(Stop::Block(wait)) => {
             thread.state = ThreadState::Parked;
             thread.wait_deadline_ns = wait.deadline_ns;
@@ -352,6 +355,7 @@ fn dispatch(kernel: &mut Kernel, tid: Tid, number: u64) -> Served {
 fn finish(thread: &mut crate::thread::Thread, value: u64) {
     thread.registers.rax = value;
     thread.is_in_call = false;
+    thread.progress = 0;
 }
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {

@@ -128,6 +128,7 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     let host = |operation| move |source| RunError::Host { operation, source };
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(host("handle signals"))?;
     process::raise_descriptor_limit();
+    end_on_panic();
     let streams = Arc::new(Streams::default());
     let (memory_mib, vcpu_count) = (config.program.memory_mib, config.program.vcpu_count);
     let guest = launch::load(config.program, Vec::new(), Arc::clone(&streams) as Arc<dyn Observer>)?;
@@ -189,6 +190,15 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         drop(writeln!(std::io::stderr(), "calypte: {message}"));
     }
     Ok(status)
+}
+
+/// A panic of any thread ends the process: what the thread was to do would be waited for in vain.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(process::STATUS_FAILED)
+    }));
 }
 
 /// Moves bytes between the guest and the standard streams of this process.

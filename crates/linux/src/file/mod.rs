@@ -184,6 +184,11 @@ impl OpenFile {
         }
     }
 
+    /// Whether it takes bytes as there is room for them, and a blocking write waits for room.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.body, Body::ConsoleOutput(_) | Body::Pipe(_) | Body::Socket(_))
+    }
+
     /// Whether it was opened for reading.
     pub fn is_readable(&self) -> bool {
         self.access & READABLE != 0

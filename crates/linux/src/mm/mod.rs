@@ -185,6 +185,11 @@ impl Space {
         self.mmap_top = top;
     }
 
+    /// Where the heap ends.
+    pub(crate) fn break_end(&self) -> u64 {
+        self.break_end
+    }
+
     /// Sets where the heap that `brk` grows begins.
     pub(crate) fn set_break(&mut self, start: u64) {
         self.break_start = start;

@@ -167,6 +167,10 @@ fn mprotect(call: &mut Call<'_>) -> SysResult {
 fn brk(call: &mut Call<'_>) -> SysResult {
     let wanted = call.args[0];
     let bytes_max = call.process().limits.get(Resource::Data).soft;
+    let current = memory(call).0.break_end();
+    if check_room(call, wanted.saturating_sub(current), Protection::WRITE, MAP_PRIVATE).is_err() {
+        return Ok(current);
+    }
     let (space, frames) = memory(call);
     Ok(space.set_break_end(frames, wanted, bytes_max))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile};
-use crate::outcome::SysResult;
+use crate::outcome::{Stop, SysResult};
 use crate::sys::access::count;
 use crate::sys::entry;
 use crate::sys::vector::{BYTES_MAX, Vector};
@@ -71,7 +71,8 @@ fn read_into(
     }
 }
 
-/// Writes parts of guest memory. Regular files are written in pieces.
+/// Writes parts of guest memory. Regular files are written in pieces; into pipes, sockets and streams that block, all is
+/// written before the call returns, unless a signal comes (`write(2)`, `pipe(7)`).
 fn write_from(
     call: &mut Call<'_>,
     file: &Arc<OpenFile>,
@@ -79,19 +80,22 @@ fn write_from(
     position: Option<u64>,
     is_nonblocking: bool,
 ) -> SysResult {
-    let mut done = 0;
+    let mut done = call.progress().min(vector.length());
     loop {
         let piece = (vector.length() - done).min(BYTES_MAX);
         let gathered = vector.gather_piece(call, done, piece);
         let at = position.map(|position| position + done as u64);
         let result = gathered.and_then(|bytes| file.write(call.kernel, at, &bytes));
-        if done > 0 && result.is_err() {
-            return count(done);
-        }
         call.signal_broken_pipe(&result);
-        let written = call.or_wait(file, result, is_nonblocking, file.send_timeout_ns())?;
+        let written = match call.or_wait(file, result, is_nonblocking, file.send_timeout_ns()) {
+            Ok(written) => written,
+            Err(Stop::Block(wait)) => return Err(call.block_with_progress(wait, done)),
+            Err(_) if done > 0 => return count(done),
+            Err(stop) => return Err(stop),
+        };
         done += written;
-        if written < piece || done == vector.length() {
+        let is_room_awaited = !is_nonblocking && file.is_stream() && written > 0;
+        if done == vector.length() || (written < piece && !is_room_awaited) {
             return count(done);
         }
     }
@@ -191,7 +195,7 @@ fn copy(
     target: &Arc<OpenFile>,
     target_position: Option<u64>,
     length: u64,
-) -> Result<usize, crate::outcome::Stop> {
+) -> Result<usize, Stop> {
     if !matches!(source.body, Body::Host(_) | Body::Tmp(_) | Body::Text(_)) {
         return Err(Errno::EINVAL.into());
     }

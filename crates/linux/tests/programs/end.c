@@ -58,6 +58,8 @@ int main(int argc, char **argv)
         handle(return_with_garbage);
     if (!strcmp(what, "stack-nowhere"))
         __asm__ volatile("mov $0x8000000000000000, %rax\n mov %rax, %rsp\n push %rax");
+    if (!strcmp(what, "much-at-once"))
+        return malloc(1UL << 40) == NULL ? 21 : 0;
     if (!strcmp(what, "hog")) {
         for (;;) {
             char *p = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -83,6 +83,7 @@ fn ends_by_signals_and_limits() {
     check_end("end", "return-with-garbage", 128 + 11);
     check_end("end", "stack-nowhere", 128 + 7);
     check_end("end", "streams-closed", 17);
+    check_end("end", "much-at-once", 21);
 }
 
 #[test]

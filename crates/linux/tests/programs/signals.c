@@ -81,6 +81,15 @@ static void *write_later(void *ends)
     return 0;
 }
 
+static void *read_all(void *ends)
+{
+    char part[1000];
+    long total = 0;
+    while (total < 200000)
+        total += read(((int *)ends)[0], part, sizeof part);
+    return (void *)total;
+}
+
 int main(void)
 {
     pthread_t me = pthread_self(), other;
@@ -158,6 +167,19 @@ int main(void)
     pthread_join(other, 0);
     pthread_join(writer, 0);
     printf("handled %d\n", count);
+
+    /* A write that blocks writes all of it, unless it is interrupted. */
+    static char much[200000];
+    pthread_t reader;
+    pthread_create(&reader, 0, read_all, ends);
+    printf("whole write %d", (int)write(ends[1], much, sizeof much));
+    void *taken_by_reader;
+    pthread_join(reader, &taken_by_reader);
+    printf(", read %ld\n", (long)taken_by_reader);
+    set(SIGUSR1, handler, 0);
+    other = send_later(&me);
+    printf("interrupted write %d\n", (int)write(ends[1], much, sizeof much));
+    pthread_join(other, 0);
 
     /* Alternate stack. */
     stack_t stack = { .ss_size = 65536, .ss_sp = malloc(65536) }, found;
