@@ -271,14 +271,15 @@ impl Runner<'_> {
 
     /// Serves the system call that the thread is in.
     fn serve(&mut self, kernel: &mut Kernel, tid: Tid) -> Result<(), PlatformError> {
-        let number = kernel.threads[&tid].registers.rax;
+        let thread = &kernel.threads[&tid];
+        // Afterwards the thread may be gone.
+        let (number, pid) = (thread.registers.rax, thread.pid);
         if CALLS_WITH_FPU.contains(&number) {
             self.save_fpu(kernel)?;
             self.settle_fpu(kernel, tid);
         }
         let result = dispatch(kernel, tid, number);
         if kernel.spaces.take_out_of_memory() {
-            let pid = kernel.threads[&tid].pid;
             kernel.kill_for_memory(pid);
             return Ok(());
         }
