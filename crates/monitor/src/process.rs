@@ -10,6 +10,9 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 /// How much sooner than others the host's kernel ends a monitor when memory runs out (`proc_pid_oom_score_adj(5)`).
 const OOM_SCORE_ADJUSTMENT: &str = "500";
 
+/// Exit status after a failure of the monitor itself (`EX_SOFTWARE` of `sysexits.h`).
+pub(crate) const STATUS_FAILED: i32 = 70;
+
 /// Moves a socket away from the standard streams, and puts `/dev/null` where the input was: whatever else a child does
 /// with its standard input, the socket is not it.
 pub(crate) fn take_from_stdin(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {

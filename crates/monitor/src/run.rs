@@ -128,6 +128,7 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     let host = |operation| move |source| RunError::Host { operation, source };
     let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(host("handle signals"))?;
     process::raise_descriptor_limit();
+    end_on_panic();
     let streams = Arc::new(Streams::default());
     let (memory_mib, vcpu_count) = (config.program.memory_mib, config.program.vcpu_count);
     let guest = launch::load(config.program, Vec::new(), Arc::clone(&streams) as Arc<dyn Observer>)?;
@@ -185,10 +186,25 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         streams.end();
     }
     let status = end.unwrap_or(Ok(ExitStatus::Signal(SIGKILL_NUMBER)))?;
-    if let Some(message) = status.message() {
+    let of_child = || {
+        // A program that goes on without the child needs no explanation.
+        let is_failed = matches!(status, ExitStatus::Status(1..));
+        (is_failed && guest.lock().has_refused_child)
+            .then(|| "the program wanted to start another process, which microVMs do not offer yet".to_owned())
+    };
+    if let Some(message) = status.message().or_else(of_child) {
         drop(writeln!(std::io::stderr(), "calypte: {message}"));
     }
     Ok(status)
+}
+
+/// A panic of any thread ends the process: what the thread was to do would be waited for in vain.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(process::STATUS_FAILED)
+    }));
 }
 
 /// Moves bytes between the guest and the standard streams of this process.

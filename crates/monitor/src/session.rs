@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use crate::flag::Flag;
 use crate::launch::{self, LaunchError, Program};
 use crate::outbox::Outbox;
-use crate::process;
+use crate::process::{self, STATUS_FAILED};
 use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
 
 /// How long output may wait for more before it is passed on, when nothing else is sent to the worker.
@@ -41,8 +41,6 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Exit status after the orderly end of an environment.
 const STATUS_ENDED: i32 = 0;
-/// Exit status after a failure of the monitor itself (`EX_SOFTWARE` of `sysexits.h`).
-const STATUS_FAILED: i32 = 70;
 
 /// What the worker sent instead of what the protocol allows.
 #[derive(Debug, thiserror::Error)]

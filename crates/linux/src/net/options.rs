@@ -57,16 +57,16 @@ fn initial(family: Family, is_stream: bool, level: i32, name: i32) -> Option<i32
         ) if is_stream && is_inet => Some(0),
         (libc::IPPROTO_IP, libc::IP_TTL) if is_inet => Some(64),
         (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL | libc::IP_MULTICAST_LOOP) if is_inet => Some(1),
-        (
-            libc::IPPROTO_IP,
-            libc::IP_TOS | libc::IP_RECVERR | libc::IP_PKTINFO | libc::IP_MTU_DISCOVER | libc::IP_BIND_ADDRESS_NO_PORT,
-        ) if is_inet => Some(0),
+        (libc::IPPROTO_IP, libc::IP_TOS | libc::IP_RECVERR | libc::IP_MTU_DISCOVER | libc::IP_BIND_ADDRESS_NO_PORT)
+            if is_inet =>
+        {
+            Some(0)
+        }
         (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) if family == Family::Inet6 => Some(64),
         (
             libc::IPPROTO_IPV6,
             libc::IPV6_V6ONLY
             | libc::IPV6_RECVERR
-            | libc::IPV6_RECVPKTINFO
             | libc::IPV6_TCLASS
             | libc::IPV6_MTU_DISCOVER
             | libc::IPV6_MULTICAST_HOPS

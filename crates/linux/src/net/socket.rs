@@ -23,8 +23,16 @@ use crate::service::ConnectionId;
 /// Most connections that wait to be accepted.
 const BACKLOG_MAX: usize = 4096;
 
-/// What a socket counts on the monitor's heap. Those that wait to be accepted have no descriptor that would bound them.
-const SOCKET_BYTES: usize = 1024;
+/// What a socket counts on the monitor's heap, with what its queue may hold in any case. Those that wait to be accepted have
+/// no descriptor that would bound them.
+const SOCKET_BYTES: usize = 1024 + GUARANTEED_BYTES;
+
+/// Bytes of a service's answers that wait to be read, beyond which it is sent no more: a program that does not read must
+/// not fill the monitor's memory. More than the largest answer, so that a program may speak before it has read that.
+const ANSWERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes given to a service at a time. Its answers may be some ten times as long.
+const SERVICE_PIECE_BYTES: usize = 64 * 1024;
 
 /// How a socket delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +135,12 @@ struct State {
     is_peer_write_shut: bool,
     /// The other side takes no more.
     is_peer_read_shut: bool,
+    /// It has said so, or has broken the connection off.
+    is_reset: bool,
+    /// `SO_LINGER`: on or off, and seconds.
+    linger: [i32; 2],
+    /// `connect(2)` has said that it is under way, and not yet that it is done.
+    is_connecting: bool,
 }
 
 #[derive(Debug)]
@@ -162,6 +176,9 @@ impl Socket {
             is_write_shut: false,
             is_peer_write_shut: false,
             is_peer_read_shut: false,
+            is_reset: false,
+            linger: [0; 2],
+            is_connecting: false,
         };
         let beacon = Beacon::new(notifier);
         let budget = budget.clone();
@@ -207,6 +224,21 @@ impl Socket {
         &self.beacon
     }
 
+    /// Remembers that a connection that does not wait is reported as under way, with what it has come to already.
+    pub fn set_connecting(&self, error: Option<Errno>) {
+        {
+            let mut state = self.state.lock();
+            state.is_connecting = true;
+            state.error = error;
+        }
+        self.beacon.ring();
+    }
+
+    /// Whether a connection was under way; from now on it is done.
+    pub fn take_connecting(&self) -> bool {
+        std::mem::take(&mut self.state.lock().is_connecting)
+    }
+
     /// Its own address.
     pub fn local(&self) -> Address {
         self.state.lock().local.clone()
@@ -215,7 +247,8 @@ impl Socket {
     /// The address of the other end. `ENOTCONN` without one.
     pub fn remote(&self) -> Result<Address, Errno> {
         let state = self.state.lock();
-        if state.peer.is_none() && !state.has_been_connected {
+        let is_broken = state.is_reset && self.family != Family::Unix;
+        if state.peer.is_none() && !state.has_been_connected || is_broken {
             return Err(Errno::ENOTCONN);
         }
         state.remote.clone().ok_or(Errno::ENOTCONN)
@@ -332,8 +365,9 @@ impl Socket {
     pub fn receive(&self, length: usize, is_peeking: bool, minimum: usize) -> Result<Message, Errno> {
         let (message, peer) = {
             let mut state = self.state.lock();
-            if let Some(error) = state.error.take() {
-                return Err(error);
+            // What a connection has brought before it broke is read first.
+            if !self.is_connection_oriented() || state.queue.is_empty() {
+                state.error.take().map_or(Ok(()), Err)?;
             }
             if self.is_connection_oriented() && !state.has_been_connected {
                 return Err(if self.family == Family::Unix { Errno::EINVAL } else { Errno::ENOTCONN });
@@ -386,14 +420,26 @@ impl Socket {
                 });
             }
             if state.is_peer_read_shut {
+                // A TCP peer that is gone says so in its answer to the first bytes sent to it.
+                if self.family != Family::Unix && !state.is_reset {
+                    state.is_reset = !bytes.is_empty();
+                    return Ok(bytes.len());
+                }
                 return Err(Errno::EPIPE);
             }
             (state.peer.clone(), state.local.clone())
         };
         match peer {
             Some(Peer::Service { port, connection, .. }) => {
-                kernel.network.send_to_service(port, connection, bytes);
-                Ok(bytes.len())
+                let mut taken = 0;
+                for piece in bytes.chunks(SERVICE_PIECE_BYTES) {
+                    if !self.state.lock().has_room_for_answers() {
+                        break;
+                    }
+                    kernel.network.send_to_service(port, connection, piece);
+                    taken += piece.len();
+                }
+                if taken == 0 && !bytes.is_empty() { Err(Errno::EAGAIN) } else { Ok(taken) }
             }
             Some(Peer::Socket(peer)) => match peer.upgrade() {
                 Some(peer) => peer.take_in(bytes, from, files),
@@ -513,6 +559,7 @@ impl Socket {
             // A TCP peer that stops reading does not say so; it is noticed when it is gone.
             state.is_peer_read_shut |= how.read && (self.family == Family::Unix || error.is_some() || how.write);
             state.error = error.or(state.error);
+            state.is_reset |= error.is_some();
         }
         self.beacon.ring();
     }
@@ -520,7 +567,7 @@ impl Socket {
     /// What can be done now.
     pub fn readiness(&self) -> u32 {
         let state = self.state.lock();
-        let error = if state.error.is_some() { readiness::ERROR } else { 0 };
+        let error = if state.error.is_some() || state.is_reset { readiness::ERROR } else { 0 };
         if let Some(backlog) = &state.backlog {
             return readiness::from(!backlog.waiting.is_empty() || state.is_read_shut, false) | error;
         }
@@ -537,8 +584,9 @@ impl Socket {
         let hang_up = if is_ended { readiness::READ_HANG_UP } else { 0 };
         let is_dead = state.is_peer_write_shut && is_broken || state.is_read_shut && state.is_write_shut;
         let dead = if is_dead { readiness::HANG_UP } else { 0 };
+        let has_room_for_answers = !matches!(state.peer, Some(Peer::Service { .. })) || state.has_room_for_answers();
         drop(state);
-        let has_room = is_broken || peer.is_none_or(|peer| peer.has_room());
+        let has_room = is_broken || peer.map_or(has_room_for_answers, |peer| peer.has_room());
         readiness::from(is_readable, has_room) | error | hang_up | dead
     }
 
@@ -579,6 +627,17 @@ impl Socket {
         is_shared_address || state.options.is_on(libc::SOL_SOCKET, libc::SO_REUSEPORT)
     }
 
+    /// `SO_LINGER`: on or off, and seconds.
+    pub fn linger(&self) -> [i32; 2] {
+        self.state.lock().linger
+    }
+
+    /// Sets `SO_LINGER`. There is nothing to linger for, since what was sent has been received; but lingering for no
+    /// time means that closing breaks the connection off.
+    pub fn set_linger(&self, linger: [i32; 2]) {
+        self.state.lock().linger = linger;
+    }
+
     /// How long receiving waits (`SO_RCVTIMEO`).
     pub fn receive_timeout_ns(&self) -> Option<u64> {
         self.state.lock().receive_timeout_ns
@@ -609,6 +668,12 @@ impl Socket {
 }
 
 impl State {
+    /// Whether a service at the other end may be made to answer.
+    fn has_room_for_answers(&self) -> bool {
+        let waiting = self.queue.length();
+        waiting < GUARANTEED_BYTES || waiting < ANSWERS_BYTES_MAX && self.queue.room_of_budget() > 0
+    }
+
     fn peer_socket(&self) -> Option<Arc<Socket>> {
         match &self.peer {
             Some(Peer::Socket(peer)) => peer.upgrade(),
@@ -623,7 +688,8 @@ impl Drop for Socket {
         match state.peer.take() {
             Some(Peer::Socket(peer)) if self.kind != Kind::Datagram => {
                 if let Some(peer) = peer.upgrade() {
-                    let error = (!state.queue.is_empty()).then_some(Errno::ECONNRESET);
+                    let breaks_off = state.linger[0] != 0 && state.linger[1] == 0 && self.family != Family::Unix;
+                    let error = (breaks_off || !state.queue.is_empty()).then_some(Errno::ECONNRESET);
                     peer.peer_shut(Shutdown { read: true, write: true }, error);
                 }
             }

@@ -28,18 +28,18 @@ pub const CALLS: &[SystemCall] = &[
     entry(132, "utime", utime),
     entry(162, "sync", sync),
     entry(187, "readahead", flush),
-    entry(188, "setxattr", no_attributes),
-    entry(189, "lsetxattr", no_attributes),
-    entry(190, "fsetxattr", no_attributes),
-    entry(191, "getxattr", no_attributes),
-    entry(192, "lgetxattr", no_attributes),
-    entry(193, "fgetxattr", no_attributes),
-    entry(194, "listxattr", empty_attribute_list),
-    entry(195, "llistxattr", empty_attribute_list),
-    entry(196, "flistxattr", empty_attribute_list),
-    entry(197, "removexattr", no_attributes),
-    entry(198, "lremovexattr", no_attributes),
-    entry(199, "fremovexattr", no_attributes),
+    entry(188, "setxattr", xattr_of_path),
+    entry(189, "lsetxattr", xattr_of_link),
+    entry(190, "fsetxattr", xattr_of_descriptor),
+    entry(191, "getxattr", xattr_of_path),
+    entry(192, "lgetxattr", xattr_of_link),
+    entry(193, "fgetxattr", xattr_of_descriptor),
+    entry(194, "listxattr", listxattr_of_path),
+    entry(195, "llistxattr", listxattr_of_link),
+    entry(196, "flistxattr", listxattr_of_descriptor),
+    entry(197, "removexattr", xattr_of_path),
+    entry(198, "lremovexattr", xattr_of_link),
+    entry(199, "fremovexattr", xattr_of_descriptor),
     entry(221, "fadvise64", fadvise64),
     entry(235, "utimes", utimes),
     entry(260, "fchownat", fchownat),
@@ -284,10 +284,38 @@ fn flock(call: &mut Call<'_>) -> SysResult {
     }
 }
 
-fn no_attributes(_call: &mut Call<'_>) -> SysResult {
+/// No file has extended attributes: setting one, or asking for one, is not supported.
+fn xattr(file: Result<Location, Errno>) -> SysResult {
+    file?;
     Err(Errno::EOPNOTSUPP.into())
 }
 
-fn empty_attribute_list(_call: &mut Call<'_>) -> SysResult {
+fn xattr_of_path(call: &mut Call<'_>) -> SysResult {
+    xattr(located(call, libc::AT_FDCWD, call.args[0], 0))
+}
+
+fn xattr_of_link(call: &mut Call<'_>) -> SysResult {
+    xattr(located(call, libc::AT_FDCWD, call.args[0], libc::AT_SYMLINK_NOFOLLOW))
+}
+
+fn xattr_of_descriptor(call: &mut Call<'_>) -> SysResult {
+    xattr(of_descriptor(call))
+}
+
+/// The list of extended attributes is empty.
+fn listxattr(file: Result<Location, Errno>) -> SysResult {
+    file?;
     Ok(0)
+}
+
+fn listxattr_of_path(call: &mut Call<'_>) -> SysResult {
+    listxattr(located(call, libc::AT_FDCWD, call.args[0], 0))
+}
+
+fn listxattr_of_link(call: &mut Call<'_>) -> SysResult {
+    listxattr(located(call, libc::AT_FDCWD, call.args[0], libc::AT_SYMLINK_NOFOLLOW))
+}
+
+fn listxattr_of_descriptor(call: &mut Call<'_>) -> SysResult {
+    listxattr(of_descriptor(call))
 }

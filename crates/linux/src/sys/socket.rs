@@ -204,12 +204,15 @@ fn connect(call: &mut Call<'_>) -> SysResult {
     if let Some(error) = socket.take_error() {
         return Err(error.into());
     }
+    let was_connecting = socket.take_connecting();
     if socket.is_connected() {
-        return Err(Errno::EISCONN.into());
+        return if was_connecting { Ok(0) } else { Err(Errno::EISCONN.into()) };
     }
     if socket.is_listening() {
         return Err(Errno::EINVAL.into());
     }
+    // As on Linux, where even the loopback network takes a moment: programs count on it.
+    let is_inet = socket.family() != Family::Unix;
     let result = match address {
         Address::Unix(name) => connect_unix(call, socket, name),
         Address::Inet(address, port) => connect_tcp(call, socket, address, port),
@@ -221,7 +224,15 @@ fn connect(call: &mut Call<'_>) -> SysResult {
             let listening = open_socket(listener, 0);
             call.or_wait(&listening, Err(Errno::EAGAIN), file.is_nonblocking(), socket.send_timeout_ns())
         }
+        Err((Errno::ECONNREFUSED, _)) if is_inet && file.is_nonblocking() => {
+            socket.set_connecting(Some(Errno::ECONNREFUSED));
+            Err(Errno::EINPROGRESS.into())
+        }
         Err((errno, _)) => Err(errno.into()),
+        Ok(()) if is_inet && file.is_nonblocking() => {
+            socket.set_connecting(None);
+            Err(Errno::EINPROGRESS.into())
+        }
         Ok(()) => Ok(0),
     }
 }
@@ -361,7 +372,8 @@ fn timeout([seconds, microseconds]: [i64; 2]) -> Result<Option<u64>, Errno> {
     if !(0..1_000_000).contains(&microseconds) {
         return Err(Errno::EDOM);
     }
-    let ns = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND_NS) + microseconds as u64 * 1000;
+    let ns = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND_NS);
+    let ns = ns.saturating_add(microseconds.cast_unsigned() * 1000);
     Ok((ns > 0).then_some(ns))
 }
 
@@ -383,8 +395,7 @@ fn setsockopt(call: &mut Call<'_>) -> SysResult {
                 socket.set_send_timeout(timeout_ns);
             }
         }
-        // There is nothing to linger for: what was sent has been received.
-        (libc::SOL_SOCKET, libc::SO_LINGER) if length >= 8 => _ = call.read::<[i32; 2]>(at)?,
+        (libc::SOL_SOCKET, libc::SO_LINGER) if length >= 8 => socket.set_linger(call.read(at)?),
         (libc::SOL_SOCKET, libc::SO_LINGER) => return Err(Errno::EINVAL.into()),
         // Only the one congestion control that Linux always has.
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
@@ -427,7 +438,7 @@ fn getsockopt(call: &mut Call<'_>) -> SysResult {
             _ => libc::IPPROTO_TCP,
         }),
         (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => number(i32::from(socket.is_listening())),
-        (libc::SOL_SOCKET, libc::SO_LINGER) => vec![0; 8],
+        (libc::SOL_SOCKET, libc::SO_LINGER) => socket.linger().iter().flat_map(|part| part.to_ne_bytes()).collect(),
         (libc::SOL_SOCKET, libc::SO_PEERCRED) if socket.family() == Family::Unix => {
             let maker = socket.peer_maker();
             [maker.pid, maker.uid, maker.gid].iter().flat_map(|id| id.to_ne_bytes()).collect()
@@ -441,4 +452,24 @@ fn getsockopt(call: &mut Call<'_>) -> SysResult {
     call.write_bytes(call.args[3], &value[..length])?;
     call.write(call.args[4], &(length as i32))?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_are_checked_and_bounded() {
+        let cases = [
+            ([0, 0], Ok(None)),
+            ([-1, 0], Ok(None)),
+            ([1, 500_000], Ok(Some(1_500_000_000))),
+            ([i64::MAX, 999_999], Ok(Some(u64::MAX))),
+            ([0, 1_000_000], Err(Errno::EDOM)),
+            ([0, -1], Err(Errno::EDOM)),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(timeout(value), expected, "{value:?}");
+        }
+    }
 }

@@ -194,6 +194,57 @@ static void tcp(void)
     SAY(bind(client, (void *)&any, 5));
 }
 
+static void without_waiting(void)
+{
+    int server = socket(AF_INET, SOCK_STREAM, 0), value;
+    socklen_t length = sizeof any;
+    any.sin_port = 0;
+    printf("-- without waiting\n");
+    bind(server, (void *)&any, sizeof any);
+    getsockname(server, (void *)&any, &length);
+    int client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    SAY(connect(client, (void *)&any, sizeof any));
+    usleep(1000);
+    SAY(ready(client) & (POLLERR | POLLHUP));
+    length = sizeof value;
+    SAY(getsockopt(client, SOL_SOCKET, SO_ERROR, &value, &length));
+    SAY(value == ECONNREFUSED);
+    SAY(getsockopt(client, SOL_SOCKET, SO_ERROR, &value, &length));
+    SAY(value);
+    close(client);
+    listen(server, 1);
+    client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    SAY(connect(client, (void *)&any, sizeof any));
+    usleep(1000);
+    SAY(ready(client));
+    SAY(connect(client, (void *)&any, sizeof any));
+    SAY(connect(client, (void *)&any, sizeof any));
+    SAY(recv(client, buffer, 1, 0));
+    int accepted = accept(server, NULL, NULL);
+    SAY(close(accepted));
+    usleep(1000);
+    SAY(send(client, "first", 5, MSG_NOSIGNAL));
+    usleep(1000);
+    SAY(send(client, "second", 6, MSG_NOSIGNAL));
+    SAY(recv(client, buffer, 1, 0));
+    close(client);
+    client = socket(AF_INET, SOCK_STREAM, 0);
+    connect(client, (void *)&any, sizeof any);
+    accepted = accept(server, NULL, NULL);
+    struct linger linger = {1, 0};
+    SAY(setsockopt(accepted, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+    SAY(send(accepted, "last", 4, 0));
+    SAY(close(accepted));
+    usleep(1000);
+    SAY(getpeername(client, (void *)&any, &length));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(recv(client, buffer, 10, 0));
+    SAY(send(client, "x", 1, MSG_NOSIGNAL));
+    close(client);
+    close(server);
+}
+
 static void tcp6(void)
 {
     struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_ANY_INIT};
@@ -312,6 +363,7 @@ int main(void)
     pairs(SOCK_SEQPACKET);
     files_through_sockets();
     tcp();
+    without_waiting();
     tcp6();
     udp();
     unix_names();
