@@ -271,14 +271,15 @@ impl Runner<'_> {
 
     /// Serves the system call that the thread is in.
     fn serve(&mut self, kernel: &mut Kernel, tid: Tid) -> Result<(), PlatformError> {
-        let number = kernel.threads[&tid].registers.rax;
+        let thread = &kernel.threads[&tid];
+        // Afterwards the thread may be gone.
+        let (number, pid) = (thread.registers.rax, thread.pid);
         if CALLS_WITH_FPU.contains(&number) {
             self.save_fpu(kernel)?;
             self.settle_fpu(kernel, tid);
         }
         let result = dispatch(kernel, tid, number);
         if kernel.spaces.take_out_of_memory() {
-            let pid = kernel.threads[&tid].pid;
             kernel.kill_for_memory(pid);
             return Ok(());
         }
@@ -358,6 +359,7 @@ fn finish(thread: &mut crate::thread::Thread, value: u64) {
 }
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
+    kernel.has_refused_child |= ["fork", "vfork"].contains(&table::name_of_missing(number));
     if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
         match table::name_of_missing(number) {
             // Every program tries it, and none needs it.

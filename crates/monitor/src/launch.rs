@@ -1,6 +1,7 @@
 //! From a description of a program to a guest that runs it.
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -193,7 +194,12 @@ pub(crate) fn run(guest: &Arc<Guest>, vcpu_count: u32, on_end: impl FnOnce(Guest
         let guest = Arc::clone(guest);
         let on_end = on_end.take();
         process::spawn(&format!("vcpu-{index}"), move || {
-            guest.run_vcpu(index);
+            // A panic is a mistake of ours. Where the process goes on after one (a monitor's does not) the guest must end:
+            // whoever waits for it would wait for ever.
+            if catch_unwind(AssertUnwindSafe(|| guest.run_vcpu(index))).is_err() {
+                guest.lock().failure.get_or_insert_with(|| "the thread of a virtual CPU panicked".to_owned());
+                guest.kill(GuestExit::Failed);
+            }
             if let Some(on_end) = on_end {
                 on_end(guest.wait_exit());
             }

@@ -92,6 +92,11 @@ impl Buffer {
         self.capacity.saturating_sub(self.bytes.len()).min(budgeted)
     }
 
+    /// Bytes that the common limit still allows, whatever this buffer may hold.
+    pub fn room_of_budget(&self) -> usize {
+        self.budget.room()
+    }
+
     /// Takes as many bytes as there is room for; how many that was.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());

@@ -1,6 +1,6 @@
 //! Waiting for many files at once: `epoll(7)`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -171,9 +171,9 @@ impl Epoll {
     }
 
     /// What to wait for until a file is ready.
-    pub fn wait_keys(&self, kernel: &Kernel, keys: &mut Vec<WaitKey>, depth: usize) {
-        keys.push(WaitKey::Object(self.beacon.object()));
-        if depth >= NESTING_MAX {
+    pub fn wait_keys(&self, kernel: &Kernel, keys: &mut BTreeSet<WaitKey>, depth: usize) {
+        // What is watched in several ways is waited for once: nested instances could name the same files without end.
+        if !keys.insert(WaitKey::Object(self.beacon.object())) || depth >= NESTING_MAX {
             return;
         }
         for (_, item) in self.snapshot() {

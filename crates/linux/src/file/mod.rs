@@ -14,6 +14,7 @@ pub mod readiness;
 mod table;
 pub mod timer;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -302,16 +303,16 @@ impl OpenFile {
     }
 
     /// What to wait for when it is not ready.
-    pub fn wait_keys(&self, kernel: &Kernel, keys: &mut Vec<WaitKey>) {
+    pub fn wait_keys(&self, kernel: &Kernel, keys: &mut BTreeSet<WaitKey>) {
         match &self.body {
             Body::ConsoleInput | Body::ConsoleOutput(_) => {
-                keys.push(WaitKey::Object(kernel.console.beacon().object()));
+                keys.insert(WaitKey::Object(kernel.console.beacon().object()));
             }
             Body::Pipe(end) => keys.extend(end.beacons().map(|beacon| WaitKey::Object(beacon.object()))),
-            Body::Event(event) => keys.push(WaitKey::Object(event.beacon().object())),
-            Body::Timer(timer) => keys.push(WaitKey::Object(timer.beacon().object())),
+            Body::Event(event) => _ = keys.insert(WaitKey::Object(event.beacon().object())),
+            Body::Timer(timer) => _ = keys.insert(WaitKey::Object(timer.beacon().object())),
             Body::Epoll(epoll) => epoll.wait_keys(kernel, keys, 0),
-            Body::Socket(socket) => keys.push(WaitKey::Object(socket.beacon().object())),
+            Body::Socket(socket) => _ = keys.insert(WaitKey::Object(socket.beacon().object())),
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::call::PATH_BYTES_MAX;
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::fs::FileSystem;
@@ -143,12 +144,15 @@ impl Location {
         self.parent_and_name(files).map_or_else(|| self.clone(), |(parent, _)| parent)
     }
 
-    /// The absolute path; `None` for a directory that was removed.
+    /// The absolute path; `None` for a directory that was removed. Of a path that is longer than [`PATH_BYTES_MAX`], which
+    /// directories can be nested to one by one, only that much of the end: open files keep it.
     pub fn path(&self, files: &FileSystem) -> Option<Vec<u8>> {
         let mut names = Vec::new();
+        let mut length = 0;
         let mut at = self.clone();
-        while at.junction != Some(0) {
+        while at.junction != Some(0) && length < PATH_BYTES_MAX {
             let (parent, name) = at.parent_and_name(files)?;
+            length += name.len() + 1;
             names.push(name);
             at = parent;
         }
@@ -212,6 +216,15 @@ impl Location {
         let dot = |name: &[u8], inode| Entry { inode, kind: libc::DT_DIR, name: name.to_vec() };
         entries.splice(0..0, [dot(b".", own), dot(b"..", above)]);
         Ok(entries)
+    }
+
+    /// The place itself, where this one is only a way to it through `/proc/self/fd`. What a file keeps must not grow with
+    /// every such way.
+    pub(super) fn settled(&self) -> Location {
+        match &self.node {
+            Node::Open(file) => file.location.clone().unwrap_or_else(|| self.clone()),
+            _ => self.clone(),
+        }
     }
 
     /// Whether something is mounted here, or further down.

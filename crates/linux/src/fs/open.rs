@@ -142,7 +142,7 @@ fn open_location(
     }
     let flags = how.flags as u32;
     if how.has(libc::O_PATH) {
-        return Ok(OpenFile::new(Body::Path, Some(location.clone()), path.into(), 0, flags));
+        return Ok(OpenFile::new(Body::Path, Some(location.settled()), path.into(), 0, flags));
     }
     if metadata.is_link() {
         return Err(Errno::ELOOP);
@@ -224,9 +224,7 @@ fn reopen(
     path: Vec<u8>,
     how: OpenHow,
 ) -> Result<Arc<OpenFile>, Errno> {
-    if let Some(location) = &file.location
-        && !matches!(location.node, Node::Open(_))
-    {
+    if let Some(location) = &file.location {
         return open_location(kernel, pid, location, path, how);
     }
     let access = how.access()?;

@@ -8,9 +8,11 @@ use crate::errno::Errno;
 use crate::file::Mapping;
 use crate::frames::{Charge, Frames};
 
-/// Pages filled around a first touch: 64 KiB, as Linux's `fault_around_bytes`. A fault costs an exit (26 µs where exits
-/// are dear), an additional page a tenth of that.
-const PAGES_AROUND: u64 = 16;
+/// Pages of zeros filled around a first touch: few, since the stacks of threads pay for them.
+const PAGES_AROUND_ANONYMOUS: u64 = 16;
+/// Pages of a file filled around a first touch. A fault costs an exit (26 µs and more where exits are dear), an
+/// additional page about one.
+const PAGES_AROUND_FILE: u64 = 64;
 /// Most pages filled by one fault of a run of faults that goes upwards.
 const PAGES_AHEAD_MAX: u64 = 512;
 /// Pages of a file that are read at a time.
@@ -217,6 +219,10 @@ fn window(start: u64, area: &Area, page: u64) -> (u64, u64) {
         let pages = (area.fault_pages * 2).min(PAGES_AHEAD_MAX);
         return (page, (page + pages).min(area_end));
     }
-    let first = page / PAGES_AROUND * PAGES_AROUND;
-    (first.max(area_first), (first + PAGES_AROUND).min(area_end))
+    let around = match area.backing {
+        Backing::File { .. } => PAGES_AROUND_FILE,
+        Backing::Anonymous | Backing::Monitor => PAGES_AROUND_ANONYMOUS,
+    };
+    let first = page / around * around;
+    (first.max(area_first), (first + around).min(area_end))
 }

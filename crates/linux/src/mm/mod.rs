@@ -157,9 +157,9 @@ impl AddressSpaces {
         std::mem::take(&mut self.out_of_memory)
     }
 
-    /// The areas of an address space, in order, for `/proc`.
-    pub fn describe(&self, id: SpaceId) -> Vec<AreaDescription> {
-        self.spaces.get(&id).map_or_else(Vec::new, Space::describe)
+    /// The areas of an address space, in order, for `/proc`. There can be many with long paths: one at a time.
+    pub fn describe(&self, id: SpaceId) -> impl Iterator<Item = AreaDescription> {
+        self.spaces.get(&id).into_iter().flat_map(Space::describe)
     }
 
     /// Bytes of an address space that are in memory, and bytes of all its areas.
@@ -196,8 +196,8 @@ impl Space {
         self.break_end = start;
     }
 
-    fn describe(&self) -> Vec<AreaDescription> {
-        self.areas.iter().map(|(start, area)| self.describe_area(start, area)).collect()
+    fn describe(&self) -> impl Iterator<Item = AreaDescription> {
+        self.areas.iter().map(|(start, area)| self.describe_area(start, area))
     }
 
     fn describe_area(&self, start: u64, area: &Area) -> AreaDescription {
@@ -246,10 +246,10 @@ impl Space {
     /// Takes the pages of `[start, end)` away and frees what nobody else uses.
     fn drop_pages(&mut self, allocator: &mut Frames, start: u64, end: u64) {
         let runs = self.pages.remove(page_of(start), page_of(end));
-        if runs.is_empty() {
-            return;
-        }
-        self.platform.unmap(start, end - start);
+        let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return };
+        // A process may unmap more than it can have, down to address 0; the platform only takes what it was given.
+        let (first, end) = (first.page, last.page + u64::from(last.frames.count));
+        self.platform.unmap(first * PAGE_SIZE as u64, (end - first) * PAGE_SIZE as u64);
         release(allocator, &runs);
     }
 }

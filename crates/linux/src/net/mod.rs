@@ -310,6 +310,23 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_does_not_read_answers_is_kept_from_asking() {
+        let client =
+            Socket::new(Family::Inet, Kind::Stream, Maker::default(), &Notifier::default(), &Buffers::default());
+        let client = client.unwrap();
+        let mut network = Network::new(vec![(PORT, Box::<Doubling>::default())], &Notifier::default());
+        network.connect_service(&client, PORT);
+        let mut asked = 0;
+        while client.readiness() & readiness::OUT != 0 && asked < 1000 {
+            network.send_to_service(PORT, ConnectionId(1), &vec![0; 64 * 1024]);
+            asked += 1;
+        }
+        assert!((50..100).contains(&asked), "{asked} questions of 64 KiB");
+        client.receive(client.readable_bytes(), false, 1).unwrap();
+        assert_ne!(client.readiness() & readiness::OUT, 0);
+    }
+
+    #[test]
     fn ports_conflict_where_their_addresses_meet() {
         let any4 = "0.0.0.0".parse::<IpAddr>().unwrap();
         let any6 = "::".parse::<IpAddr>().unwrap();

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::file::buffers::{Buffer, Buffers, GUARANTEED_BYTES, Reservation};
@@ -24,7 +26,45 @@ const FILES_IN_FLIGHT_MAX: usize = 1024;
 
 /// Counts files on their way. Sockets sent through themselves are never received: this bounds them.
 #[derive(Debug, Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
+pub struct InFlight(Arc<Flight>);
+
+#[derive(Debug, Default)]
+struct Flight {
+    count: AtomicUsize,
+    lost: Mutex<Lost>,
+}
+
+/// Files that nobody will receive. Such a file may be a socket with files on their way to it, and so on: they are closed
+/// one after the other, because a chain of them would be deeper than the stack is long.
+#[derive(Debug, Default)]
+struct Lost {
+    files: Vec<Arc<OpenFile>>,
+    is_being_closed: bool,
+}
+
+impl Flight {
+    fn close(&self, files: Vec<Arc<OpenFile>>) {
+        {
+            let mut lost = self.lost.lock();
+            lost.files.extend(files);
+            if std::mem::replace(&mut lost.is_being_closed, true) {
+                return; // Whoever closes them is further up the stack.
+            }
+        }
+        loop {
+            let next = {
+                let mut lost = self.lost.lock();
+                let next = lost.files.pop();
+                lost.is_being_closed = next.is_some();
+                next
+            };
+            match next {
+                Some(file) => drop(file),
+                None => return,
+            }
+        }
+    }
+}
 
 /// Files that travel with a message.
 #[derive(Debug, Default)]
@@ -39,10 +79,10 @@ impl Files {
         if files.is_empty() {
             return Ok(Self::default());
         }
-        if count.0.load(Ordering::Relaxed) + files.len() > FILES_IN_FLIGHT_MAX {
+        if count.0.count.load(Ordering::Relaxed) + files.len() > FILES_IN_FLIGHT_MAX {
             return Err(Errno::ENOBUFS);
         }
-        count.0.fetch_add(files.len(), Ordering::Relaxed);
+        count.0.count.fetch_add(files.len(), Ordering::Relaxed);
         Ok(Self { files, count: Some(count.clone()) })
     }
 
@@ -60,7 +100,8 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if let Some(count) = &self.count {
-            count.0.fetch_sub(self.files.len(), Ordering::Relaxed);
+            count.0.count.fetch_sub(self.files.len(), Ordering::Relaxed);
+            count.0.close(std::mem::take(&mut self.files));
         }
     }
 }
@@ -154,6 +195,14 @@ impl Queue {
         match self {
             Queue::Stream(stream) => stream.buffer.room(),
             Queue::Datagrams(datagrams) => datagrams.room(),
+        }
+    }
+
+    /// Bytes that the limit on all buffers still allows.
+    pub fn room_of_budget(&self) -> usize {
+        match self {
+            Queue::Stream(stream) => stream.buffer.room_of_budget(),
+            Queue::Datagrams(datagrams) => datagrams.budget.room(),
         }
     }
 
@@ -262,7 +311,8 @@ mod tests {
     use super::*;
     use crate::file::event::EventFd;
     use crate::file::{Body, READABLE};
-    use crate::net::address::UnixName;
+    use crate::net::address::{Family, UnixName};
+    use crate::net::{Kind, Maker, Socket};
     use crate::notifier::Notifier;
 
     fn nobody() -> Address {
@@ -291,6 +341,25 @@ mod tests {
         assert!(sent <= DATAGRAMS_BYTES_MAX / DATAGRAM_OVERHEAD_BYTES);
     }
 
+    /// Each socket waits in the queue of the one before.
+    #[test]
+    fn a_long_chain_of_sockets_on_their_way_is_closed() {
+        let (notifier, budget, count) = (Notifier::default(), Buffers::default(), InFlight::default());
+        let socket = || Socket::new(Family::Unix, Kind::Stream, Maker::default(), &notifier, &budget).unwrap();
+        let first = socket();
+        let mut last = first.clone();
+        for _ in 0..FILES_IN_FLIGHT_MAX {
+            let next = socket();
+            let file = OpenFile::anonymous(Body::Socket(next.clone()), "", READABLE, 0);
+            last.take_in(b"x", nobody(), Files::new(vec![file], &count).unwrap()).unwrap();
+            last = next;
+        }
+        drop(last);
+        let little_stack = std::thread::Builder::new().stack_size(64 * 1024);
+        little_stack.spawn(move || drop(first)).unwrap().join().unwrap();
+        assert_eq!(count.0.count.load(Ordering::Relaxed), 0);
+    }
+
     #[test]
     fn files_arrive_with_the_bytes_they_were_sent_with() {
         let count = InFlight::default();
@@ -299,7 +368,7 @@ mod tests {
         let mut queue = Queue::new(true, &Buffers::default());
         queue.push(b"ab", nobody(), Files::default()).unwrap();
         queue.push(b"cd", nobody(), Files::new(vec![file.clone()], &count).unwrap()).unwrap();
-        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(count.0.count.load(Ordering::Relaxed), 1);
         queue.push(b"ef", nobody(), Files::default()).unwrap();
         let read = |queue: &mut Queue, length| {
             let message = queue.pop(length, false).unwrap();
@@ -308,7 +377,7 @@ mod tests {
         assert_eq!(read(&mut queue, 1), (b"a".to_vec(), 0));
         assert_eq!(read(&mut queue, 10), (b"bcd".to_vec(), 1), "up to the end of the message with files");
         assert_eq!(read(&mut queue, 10), (b"ef".to_vec(), 0));
-        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert_eq!(count.0.count.load(Ordering::Relaxed), 0);
         assert!(Files::new(vec![file; FILES_IN_FLIGHT_MAX + 1], &count).is_err());
     }
 }

@@ -23,8 +23,16 @@ use crate::service::ConnectionId;
 /// Most connections that wait to be accepted.
 const BACKLOG_MAX: usize = 4096;
 
-/// What a socket counts on the monitor's heap. Those that wait to be accepted have no descriptor that would bound them.
-const SOCKET_BYTES: usize = 1024;
+/// What a socket counts on the monitor's heap, with what its queue may hold in any case. Those that wait to be accepted have
+/// no descriptor that would bound them.
+const SOCKET_BYTES: usize = 1024 + GUARANTEED_BYTES;
+
+/// Bytes of a service's answers that wait to be read, beyond which it is sent no more: a program that does not read must
+/// not fill the monitor's memory. More than the largest answer, so that a program may speak before it has read that.
+const ANSWERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes given to a service at a time. Its answers may be some ten times as long.
+const SERVICE_PIECE_BYTES: usize = 64 * 1024;
 
 /// How a socket delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -423,8 +431,15 @@ impl Socket {
         };
         match peer {
             Some(Peer::Service { port, connection, .. }) => {
-                kernel.network.send_to_service(port, connection, bytes);
-                Ok(bytes.len())
+                let mut taken = 0;
+                for piece in bytes.chunks(SERVICE_PIECE_BYTES) {
+                    if !self.state.lock().has_room_for_answers() {
+                        break;
+                    }
+                    kernel.network.send_to_service(port, connection, piece);
+                    taken += piece.len();
+                }
+                if taken == 0 && !bytes.is_empty() { Err(Errno::EAGAIN) } else { Ok(taken) }
             }
             Some(Peer::Socket(peer)) => match peer.upgrade() {
                 Some(peer) => peer.take_in(bytes, from, files),
@@ -569,8 +584,9 @@ impl Socket {
         let hang_up = if is_ended { readiness::READ_HANG_UP } else { 0 };
         let is_dead = state.is_peer_write_shut && is_broken || state.is_read_shut && state.is_write_shut;
         let dead = if is_dead { readiness::HANG_UP } else { 0 };
+        let has_room_for_answers = !matches!(state.peer, Some(Peer::Service { .. })) || state.has_room_for_answers();
         drop(state);
-        let has_room = is_broken || peer.is_none_or(|peer| peer.has_room());
+        let has_room = is_broken || peer.map_or(has_room_for_answers, |peer| peer.has_room());
         readiness::from(is_readable, has_room) | error | hang_up | dead
     }
 
@@ -652,6 +668,12 @@ impl Socket {
 }
 
 impl State {
+    /// Whether a service at the other end may be made to answer.
+    fn has_room_for_answers(&self) -> bool {
+        let waiting = self.queue.length();
+        waiting < GUARANTEED_BYTES || waiting < ANSWERS_BYTES_MAX && self.queue.room_of_budget() > 0
+    }
+
     fn peer_socket(&self) -> Option<Arc<Socket>> {
         match &self.peer {
             Some(Peer::Socket(peer)) => peer.upgrade(),

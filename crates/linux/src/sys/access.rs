@@ -1,5 +1,6 @@
 //! From a call's arguments to descriptors and places in the tree, and from `EAGAIN` to a wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::call::Call;
@@ -96,9 +97,9 @@ impl Call<'_> {
                 if self.is_interrupted() {
                     return Err(Errno::EINTR.into());
                 }
-                let mut wait = Wait { keys: Vec::new(), deadline_ns: self.deadline(timeout_ns) };
-                file.wait_keys(self.kernel, &mut wait.keys);
-                Err(Stop::Block(wait))
+                let mut keys = BTreeSet::new();
+                file.wait_keys(self.kernel, &mut keys);
+                Err(Stop::Block(Wait { keys: keys.into_iter().collect(), deadline_ns: self.deadline(timeout_ns) }))
             }
             Err(errno) => Err(errno.into()),
             Ok(value) => Ok(value),

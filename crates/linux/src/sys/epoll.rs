@@ -1,5 +1,7 @@
 //! `epoll(7)`.
 
+use std::collections::BTreeSet;
+
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::epoll::Epoll;
@@ -94,9 +96,9 @@ fn wait(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     if call.is_interrupted() {
         return Err(Errno::EINTR.into());
     }
-    let mut wait = Wait { keys: Vec::new(), deadline_ns: call.deadline(timeout_ns) };
-    epoll.wait_keys(call.kernel, &mut wait.keys, 0);
-    Err(Stop::Block(wait))
+    let mut keys = BTreeSet::new();
+    epoll.wait_keys(call.kernel, &mut keys, 0);
+    Err(Stop::Block(Wait { keys: keys.into_iter().collect(), deadline_ns: call.deadline(timeout_ns) }))
 }
 
 fn epoll_wait(call: &mut Call<'_>) -> SysResult {

@@ -136,7 +136,7 @@ fn file_source(
     offset: u64,
 ) -> Result<(Source, bool), Errno> {
     let fd = call.int(4);
-    if offset.checked_add(length).is_none() {
+    if offset.checked_add(length).is_none_or(|end| i64::try_from(end).is_err()) {
         return Err(Errno::EOVERFLOW);
     }
     let file = call.process().files.get(fd)?;

@@ -1,12 +1,14 @@
 //! `poll(2)` and `select(2)`.
 
+use std::collections::BTreeSet;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::call::Call;
 use crate::clock::SECOND_NS;
 use crate::errno::Errno;
 use crate::file::{DESCRIPTORS_MAX, readiness};
-use crate::outcome::{Stop, SysResult, Wait};
+use crate::outcome::{Stop, SysResult, Wait, WaitKey};
 use crate::signal::SignalSet;
 use crate::sys::entry;
 use crate::table::SystemCall;
@@ -65,18 +67,18 @@ pub(super) fn replace_mask(call: &mut Call<'_>, address: u64, size: u64) -> Resu
 }
 
 /// Blocks until something that is watched changes, unless the time is up already.
-fn block(call: &Call<'_>, keys: Vec<crate::outcome::WaitKey>, timeout_ns: Option<u64>) -> SysResult {
+fn block(call: &Call<'_>, keys: BTreeSet<WaitKey>, timeout_ns: Option<u64>) -> SysResult {
     if call.is_interrupted() {
         return Err(Errno::EINTR.into());
     }
     let deadline_ns = call.deadline(timeout_ns);
-    Err(Stop::Block(Wait { keys, deadline_ns }))
+    Err(Stop::Block(Wait { keys: keys.into_iter().collect(), deadline_ns }))
 }
 
 fn poll_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     let count = usize::try_from(call.args[1]).ok().filter(|count| *count <= DESCRIPTORS_MAX).ok_or(Errno::EINVAL)?;
     let mut entries = call.read_bytes(call.args[0], count * size_of::<PollFd>())?;
-    let mut keys = Vec::new();
+    let mut keys = BTreeSet::new();
     let mut ready_count = 0;
     for bytes in entries.chunks_exact_mut(size_of::<PollFd>()) {
         let mut entry = PollFd::read_from_bytes(bytes).map_err(|_| Errno::EFAULT)?;
@@ -122,7 +124,7 @@ fn select_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
         *set = if address == 0 { vec![0; length] } else { call.read_bytes(address, length)? };
     }
     let mut found: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; length]);
-    let mut keys = Vec::new();
+    let mut keys = BTreeSet::new();
     let mut ready_count = 0;
     for fd in 0..count {
         let (byte, bit) = (fd / 8, 1_u8 << (fd % 8));

@@ -372,7 +372,8 @@ fn timeout([seconds, microseconds]: [i64; 2]) -> Result<Option<u64>, Errno> {
     if !(0..1_000_000).contains(&microseconds) {
         return Err(Errno::EDOM);
     }
-    let ns = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND_NS) + microseconds as u64 * 1000;
+    let ns = u64::try_from(seconds).unwrap_or(0).saturating_mul(SECOND_NS);
+    let ns = ns.saturating_add(microseconds.cast_unsigned() * 1000);
     Ok((ns > 0).then_some(ns))
 }
 
@@ -451,4 +452,24 @@ fn getsockopt(call: &mut Call<'_>) -> SysResult {
     call.write_bytes(call.args[3], &value[..length])?;
     call.write(call.args[4], &(length as i32))?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_are_checked_and_bounded() {
+        let cases = [
+            ([0, 0], Ok(None)),
+            ([-1, 0], Ok(None)),
+            ([1, 500_000], Ok(Some(1_500_000_000))),
+            ([i64::MAX, 999_999], Ok(Some(u64::MAX))),
+            ([0, 1_000_000], Err(Errno::EDOM)),
+            ([0, -1], Err(Errno::EDOM)),
+        ];
+        for (value, expected) in cases {
+            assert_eq!(timeout(value), expected, "{value:?}");
+        }
+    }
 }

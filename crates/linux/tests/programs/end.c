@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -66,6 +67,14 @@ int main(int argc, char **argv)
                 return 1;
             memset(p, 1, 1 << 20);
         }
+    }
+    if (!strcmp(what, "exit-without-memory")) {
+        /* What is told of the thread's end has no page, and there is none left for it. */
+        long size = 1 << 30;
+        char *end = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mmap(0, size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_NORESERVE, -1, 0);
+        syscall(SYS_set_tid_address, end + (1 << 19));
+        syscall(SYS_exit, 18);
     }
     close(0);
     close(1);

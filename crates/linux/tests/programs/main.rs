@@ -92,6 +92,12 @@ fn memory_beyond_the_limit_ends_the_guest() {
     assert_eq!(run.status, guest::OUT_OF_MEMORY, "{run:?}");
 }
 
+#[test]
+fn a_thread_ends_although_no_memory_is_left() {
+    let Some(run) = run_in_guest("end", Linking::Static, &["exit-without-memory"], 1, 64) else { return };
+    assert_eq!(run.status, 18, "{run:?}");
+}
+
 /// Every byte of the headers changed in some way: whatever that makes of the program, loading it ends well or with an error.
 #[test]
 fn mutated_programs_load_or_are_refused() {

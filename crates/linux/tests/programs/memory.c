@@ -263,6 +263,27 @@ static void files(char *self)
     printf("kept %d\n", a[PAGE + 5]);
 }
 
+/* More than a program can have, from address 0 on. */
+static void from_zero(void)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
+    char *lowest = mmap((void *)0x10000, PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
+    printf("lowest %d", lowest == (char *)0x10000);
+    lowest[0] = 1;
+    printf(" %d", munmap(0, 0x20000));
+    printf(" %s\n", probe(lowest, 0));
+}
+
+static void huge_offset(char *self)
+{
+    int fd = open(self, O_RDONLY);
+    for (int pages = 1; pages < 3; pages++) {
+        printf("huge offset %d", mmap(0, PAGE, PROT_READ, MAP_PRIVATE, fd, -pages * PAGE) == MAP_FAILED);
+        printf(" %d\n", errno);
+    }
+    close(fd);
+}
+
 int main(int argc, char **argv)
 {
     struct sigaction action = { .sa_sigaction = caught, .sa_flags = SA_SIGINFO };
@@ -275,5 +296,7 @@ int main(int argc, char **argv)
     advice();
     heap();
     files(argv[0]);
+    from_zero();
+    huge_offset(argv[0]);
     return 0;
 }

@@ -325,7 +325,7 @@ fn directories_nested_without_end_are_dropped_without_recursion() {
             change::make(kernel, PID, &base, b"d", Made::Directory, 0o755).unwrap();
             base = Walker::new(kernel, PID).unwrap().existing(&base, b"d", Follow::Yes).unwrap();
         }
-        assert_eq!(base.path(&kernel.files).unwrap().len(), "/tmp".len() + 2 * 20_000);
+        assert_eq!(base.path(&kernel.files).unwrap().len(), 4096, "the end of the path: open files keep it");
     });
 }
 
@@ -348,5 +348,25 @@ fn proc_shows_the_process_and_its_descriptors() {
         process.files.insert(file, false, 5).unwrap();
         assert_eq!(read(kernel, "/proc/self/fd/5").as_deref(), Ok("content"), "opened anew, at the beginning");
         assert_eq!(read(kernel, "/dev/fd/5").as_deref(), Ok("content"));
+    });
+}
+
+/// A file opened by the way to it, opened by the way to that, and so on.
+#[test]
+fn ways_to_files_do_not_pile_up() {
+    with_kernel(&[], |kernel| {
+        let mut fd = 1;
+        for _ in 0..20_000 {
+            let file = try_open(kernel, &format!("/proc/self/fd/{fd}"), libc::O_PATH).unwrap();
+            let files = &mut kernel.process_mut(PID).files;
+            let next = files.insert(file, false, 3).unwrap();
+            if fd > 2 {
+                files.remove(fd).unwrap();
+            }
+            fd = next;
+        }
+        let metadata = find(kernel, &format!("/proc/self/fd/{fd}")).unwrap().metadata(kernel).unwrap();
+        assert_eq!(metadata.mode & libc::S_IFMT, libc::S_IFIFO, "still standard output");
+        try_open(kernel, &format!("/proc/self/fd/{fd}"), libc::O_WRONLY).unwrap();
     });
 }

@@ -142,6 +142,7 @@ fn state_letter(kernel: &Kernel, owner: Owner) -> char {
 
 fn maps(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
     let mut content = Vec::new();
+    let bytes_max = kernel.files.buffers().room();
     for area in kernel.spaces.describe(owner.process(kernel)?.space) {
         let bit = |bit, letter| if area.protection.contains(bit) { letter } else { '-' };
         let line = format!(
@@ -163,15 +164,21 @@ fn maps(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
             content.extend_from_slice(&area.path);
         }
         content.push(b'\n');
+        if content.len() > bytes_max {
+            return Err(Errno::ENOMEM);
+        }
     }
     Ok(content)
 }
 
 fn smaps_rollup(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
-    let areas = kernel.spaces.describe(owner.process(kernel)?.space);
-    let start = areas.first().map_or(0, |area| area.start);
-    let end = areas.last().map_or(0, |area| area.end);
-    let resident = areas.iter().map(|area| area.resident).sum::<u64>() / 1024;
+    let (mut start, mut end, mut resident) = (u64::MAX, 0, 0);
+    for area in kernel.spaces.describe(owner.process(kernel)?.space) {
+        start = start.min(area.start);
+        end = area.end;
+        resident += area.resident / 1024;
+    }
+    let start = start.min(end);
     let lines = format!(
         "{start:08x}-{end:08x} ---p 00000000 00:00 0                          [rollup]\n\
          Rss:            {resident:>8} kB\nPss:            {resident:>8} kB\nPrivate_Dirty:  {resident:>8} kB\n\
