@@ -116,10 +116,16 @@ impl ApiError {
         Self { name, message: message.into(), limit: None }
     }
 
-    /// One line for the server's log. The text may be the client's: it is quoted.
+    /// One line for the server's log. The text may be the client's: it is quoted. A client's mistake is the client's to
+    /// read, and some ask for what is not there on purpose.
     pub(crate) fn log(&self) {
-        let (name, status, ..) = self.name.row();
-        tracing::info!(error = name, status = status.as_u16(), text = ?self.message, "request refused");
+        let (error, status, ..) = self.name.row();
+        let (status, is_ours, text) = (status.as_u16(), status.is_server_error(), &self.message);
+        if is_ours {
+            tracing::info!(error, status, ?text, "request refused");
+        } else {
+            tracing::debug!(error, status, ?text, "request refused");
+        }
     }
 
     /// A request that may be repeated later.

@@ -166,7 +166,7 @@ fn read_at(mapping: &Mapping, frames: &mut Frames, offset: u64, buffer: &mut [u8
     let mut done = 0;
     while done < buffer.len() {
         let at = offset.checked_add(done as u64).ok_or(Errno::ENOEXEC)?;
-        let length = mapping.read_page(at / PAGE_SIZE as u64, frames, &mut page)?;
+        let length = mapping.read_pages(at / PAGE_SIZE as u64, frames, &mut page)?;
         let from = (at % PAGE_SIZE as u64) as usize;
         let count = length.saturating_sub(from).min(buffer.len() - done);
         if count == 0 {

@@ -69,6 +69,14 @@ pub enum GuestError {
         /// The size asked for.
         memory_mib: u32,
     },
+    /// The first program's working directory.
+    #[error("there is no working directory {directory:?} in the guest ({})", errno.name())]
+    WorkingDirectory {
+        /// Its path in the guest.
+        directory: String,
+        /// What `chdir` would have said.
+        errno: Errno,
+    },
     /// The first program.
     #[error("cannot run `{program}`: {}", explain(*errno))]
     Program {
@@ -87,7 +95,7 @@ fn explain(errno: Errno) -> &'static str {
         Errno::ELIBBAD => "its interpreter is not a program for x86-64 Linux",
         Errno::E2BIG => "its arguments and environment are too long",
         Errno::ENOMEM => "the memory size is too small for it",
-        Errno::ENOTDIR => "a part of the path, or the working directory, is not a directory",
+        Errno::ENOTDIR => "a part of its path is not a directory",
         other => other.name(),
     }
 }
@@ -174,6 +182,7 @@ impl Guest {
             failure: None,
             statistics: Statistics::default(),
             unknown_calls: Default::default(),
+            has_refused_child: false,
             last_tid: FIRST_PID,
         };
         Ok(Arc::new(Self {
@@ -203,10 +212,9 @@ impl Guest {
         kernel.processes.insert(FIRST_PID, process);
         let loaded = load_first(kernel, program, arguments, environment, cwd);
         kernel.spaces.destroy(space, &mut kernel.frames);
-        let loaded = loaded.map_err(|errno| {
+        let loaded = loaded.inspect_err(|_| {
             // Another path may be tried.
             kernel.processes.remove(&FIRST_PID);
-            GuestError::Program { program: String::from_utf8_lossy(program).into_owned(), errno }
         })?;
         let process = kernel.process_mut(FIRST_PID);
         process.space = loaded.space;
@@ -261,11 +269,16 @@ fn load_first(
     arguments: Vec<Vec<u8>>,
     environment: &[Vec<u8>],
     cwd: &[u8],
-) -> Result<exec::Loaded, Errno> {
-    let directory = Walker::new(kernel, FIRST_PID)?.existing(&kernel.files.root(), cwd, Follow::Yes)?;
+) -> Result<exec::Loaded, GuestError> {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    let no_directory = |errno| GuestError::WorkingDirectory { directory: text(cwd), errno };
+    let directory = Walker::new(kernel, FIRST_PID)
+        .and_then(|walker| walker.existing(&kernel.files.root(), cwd, Follow::Yes))
+        .map_err(no_directory)?;
     if !directory.is_directory() {
-        return Err(Errno::ENOTDIR);
+        return Err(no_directory(Errno::ENOTDIR));
     }
     kernel.process_mut(FIRST_PID).cwd = directory;
     exec::load(kernel, FIRST_PID, program, arguments, environment)
+        .map_err(|errno| GuestError::Program { program: text(program), errno })
 }

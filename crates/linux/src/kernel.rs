@@ -61,6 +61,8 @@ pub struct Kernel {
     pub statistics: Statistics,
     /// Numbers of calls that were refused for want of an implementation: each is logged once.
     pub(crate) unknown_calls: BTreeSet<u64>,
+    /// Whether the guest asked for a child process, which is not offered.
+    pub has_refused_child: bool,
     pub(crate) last_tid: Tid,
 }
 

@@ -362,6 +362,7 @@ fn finish(thread: &mut crate::thread::Thread, value: u64) {
 }
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
+    kernel.has_refused_child |= ["fork", "vfork"].contains(&table::name_of_missing(number));
     if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
         match table::name_of_missing(number) {
             // Every program tries it, and none needs it.

@@ -186,7 +186,13 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         streams.end();
     }
     let status = end.unwrap_or(Ok(ExitStatus::Signal(SIGKILL_NUMBER)))?;
-    if let Some(message) = status.message() {
+    let of_child = || {
+        // A program that goes on without the child needs no explanation.
+        let is_failed = matches!(status, ExitStatus::Status(1..));
+        (is_failed && guest.lock().has_refused_child)
+            .then(|| "the program wanted to start another process, which microVMs do not offer yet".to_owned())
+    };
+    if let Some(message) = status.message().or_else(of_child) {
         drop(writeln!(std::io::stderr(), "calypte: {message}"));
     }
     Ok(status)

@@ -47,8 +47,9 @@ impl Mapping {
         matches!(self.source, Source::Zero)
     }
 
-    /// Reads the page of a number: how many of its bytes are before the end of the file.
-    pub fn read_page(&self, index: u64, frames: &Frames, buffer: &mut [u8; PAGE_SIZE]) -> Result<usize, Errno> {
+    /// Reads pages from the one of a number on, as many as `buffer` holds: how many of their bytes are before the end of
+    /// the file. Bytes of `buffer` beyond are undefined.
+    pub fn read_pages(&self, index: u64, frames: &Frames, buffer: &mut [u8]) -> Result<usize, Errno> {
         let offset = index.checked_mul(PAGE_SIZE as u64).ok_or(Errno::EOVERFLOW)?;
         match &self.source {
             Source::Host(file) => file.read_at(offset, buffer),
@@ -58,7 +59,7 @@ impl Mapping {
             },
             Source::Zero => {
                 buffer.fill(0);
-                Ok(PAGE_SIZE)
+                Ok(buffer.len())
             }
         }
     }

@@ -8,11 +8,15 @@ use crate::errno::Errno;
 use crate::file::Mapping;
 use crate::frames::{Charge, Frames};
 
-/// Pages filled around a first touch: 64 KiB, as Linux's `fault_around_bytes`. A fault costs an exit (26 µs where exits
-/// are dear), an additional page a tenth of that.
-const PAGES_AROUND: u64 = 16;
+/// Pages of zeros filled around a first touch: few, since the stacks of threads pay for them.
+const PAGES_AROUND_ANONYMOUS: u64 = 16;
+/// Pages of a file filled around a first touch. A fault costs an exit (26 µs and more where exits are dear), an
+/// additional page about one.
+const PAGES_AROUND_FILE: u64 = 64;
 /// Most pages filled by one fault of a run of faults that goes upwards.
 const PAGES_AHEAD_MAX: u64 = 512;
+/// Pages of a file that are read at a time.
+const PAGES_READ: u32 = 16;
 
 /// Why an access cannot be made good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,21 +181,27 @@ impl Space {
     }
 }
 
-/// Fills frames with consecutive pages of a file: how many lie (partly) before its end.
+/// Fills frames with consecutive pages of a file: how many lie (partly) before its end. Many at a time, because the file
+/// may be one of the host.
 fn read_pages(frames: &mut Frames, mapping: &Mapping, index: u64, range: FrameRange) -> Result<u32, Fault> {
-    let mut buffer = [0; PAGE_SIZE];
-    for (count, frame) in (0..).zip(range.iter()) {
-        let read = match mapping.read_page(index + u64::from(count), frames, &mut buffer) {
+    let mut buffer = vec![0; (range.count.min(PAGES_READ) as usize) * PAGE_SIZE];
+    let mut filled = 0;
+    while filled < range.count {
+        let wanted = (range.count - filled).min(PAGES_READ) as usize * PAGE_SIZE;
+        let read = match mapping.read_pages(index + u64::from(filled), frames, &mut buffer[..wanted]) {
             Ok(read) => read,
-            Err(_) if count > 0 => return Ok(count),
+            Err(_) if filled > 0 => break,
             Err(errno) => return Err(content_fault(errno)),
         };
-        if read == 0 {
-            return Ok(count);
+        for page in buffer[..read].chunks(PAGE_SIZE) {
+            frames.memory().copy_in(Frame(range.first.0 + filled), 0, page);
+            filled += 1;
         }
-        frames.memory().copy_in(frame, 0, &buffer[..read]);
+        if read < wanted {
+            break;
+        }
     }
-    Ok(range.count)
+    Ok(filled)
 }
 
 fn content_fault(errno: Errno) -> Fault {
@@ -209,6 +219,10 @@ fn window(start: u64, area: &Area, page: u64) -> (u64, u64) {
         let pages = (area.fault_pages * 2).min(PAGES_AHEAD_MAX);
         return (page, (page + pages).min(area_end));
     }
-    let first = page / PAGES_AROUND * PAGES_AROUND;
-    (first.max(area_first), (first + PAGES_AROUND).min(area_end))
+    let around = match area.backing {
+        Backing::File { .. } => PAGES_AROUND_FILE,
+        Backing::Anonymous | Backing::Monitor => PAGES_AROUND_ANONYMOUS,
+    };
+    let first = page / around * around;
+    (first.max(area_first), (first + around).min(area_end))
 }

@@ -129,7 +129,7 @@ fn all_processors(call: &Call<'_>) -> u64 {
 
 /// Every thread may run everywhere; a mask that has one of the processors is taken as a hint.
 fn sched_setaffinity(call: &mut Call<'_>) -> SysResult {
-    check_thread(call, 0)?;
+    check_thread(call, 0).map_err(|_| Errno::ESRCH)?;
     let length = usize::try_from(call.args[1]).unwrap_or(MASK_BYTES_MAX).min(MASK_BYTES_MAX);
     let mut bytes = call.read_bytes(call.args[2], length)?;
     bytes.resize(MASK_BYTES_MAX, 0);
@@ -138,11 +138,11 @@ fn sched_setaffinity(call: &mut Call<'_>) -> SysResult {
 }
 
 fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
-    check_thread(call, 0)?;
     let length = call.args[1];
     if length < 8 || !length.is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
+    check_thread(call, 0).map_err(|_| Errno::ESRCH)?;
     let mask = all_processors(call);
     call.write(call.args[2], &mask)?;
     Ok(8)

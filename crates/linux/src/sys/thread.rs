@@ -107,7 +107,11 @@ fn start(call: &mut Call<'_>, request: &CloneRequest) -> SysResult {
     let flags = request.flags;
     if flags & THREAD_FLAGS != THREAD_FLAGS {
         let is_contradictory = flags & CLONE_THREAD != 0 || flags & (CLONE_SIGHAND | CLONE_VM) == CLONE_SIGHAND;
-        return Err(if is_contradictory { Errno::EINVAL } else { Errno::ENOSYS }.into());
+        if is_contradictory {
+            return Err(Errno::EINVAL.into());
+        }
+        call.kernel.has_refused_child = true;
+        return Err(Errno::ENOSYS.into());
     }
     let is_sharing_files = flags & (CLONE_FS | CLONE_FILES) == CLONE_FS | CLONE_FILES;
     if flags & !THREAD_FLAGS_KNOWN != 0 || !is_sharing_files {

@@ -76,7 +76,11 @@ pub(super) fn extract(
     let mut extensions = Extensions::default();
     let mut is_empty = true;
     for entry in archive.entries().map_err(unreadable)?.raw(true) {
-        let mut entry = entry.map_err(unreadable)?;
+        let mut entry = entry.map_err(|error| match error.kind() {
+            // Of the reader of tar itself, which quotes what it took for a header.
+            io::ErrorKind::Other if is_empty => damaged("it is no tar archive, nor a compressed one".to_owned()),
+            _ => unreadable(error),
+        })?;
         is_empty = false;
         if extensions.take(&mut entry).map_err(damaged)? {
             continue;
