@@ -22,14 +22,20 @@ const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A request's body.
 pub(crate) type Body = BoxBody<Bytes, std::convert::Infallible>;
 
+/// Host and port of `http://HOST:PORT`, or why a text is no such URL.
+pub(crate) fn check(endpoint: &str) -> anyhow::Result<(String, u16)> {
+    let uri = endpoint.parse::<http::Uri>().ok().filter(|uri| uri.scheme_str() == Some("http"));
+    let Some((uri, host)) = uri.as_ref().and_then(|uri| Some((uri, uri.host()?))) else {
+        bail!(
+            "the endpoint {endpoint:?} is not a URL like http://127.0.0.1:7070, the only kind that this command speaks"
+        );
+    };
+    Ok((host.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80)))
+}
+
 /// Opens a connection to `http://HOST:PORT`.
 pub(crate) async fn connect(endpoint: &str) -> anyhow::Result<TcpStream> {
-    let uri: http::Uri = endpoint.parse().with_context(|| format!("the endpoint {endpoint:?} is not a URL"))?;
-    if uri.scheme_str() != Some("http") {
-        bail!("the endpoint {endpoint:?} is not an http:// URL, the only kind that this command speaks");
-    }
-    let host = uri.host().with_context(|| format!("the endpoint {endpoint:?} has no host"))?;
-    let address = (host.trim_matches(['[', ']']), uri.port_u16().unwrap_or(80));
+    let address = check(endpoint)?;
     let stream = match tokio::time::timeout(CONNECT_TIME_MAX, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

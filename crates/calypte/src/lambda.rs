@@ -33,6 +33,7 @@ pub(crate) struct EndpointOption {
 /// Speaks to one server with one key.
 pub(crate) struct Lambda {
     endpoint: String,
+    access_key_id: String,
     signer: Signer,
     /// The account, where the data folder tells it.
     pub(crate) account_id: Option<String>,
@@ -77,16 +78,15 @@ impl Lambda {
             None => None,
         };
         let Some(endpoint) = endpoint else { return Self::of_data_folder(global) };
+        connection::check(&endpoint)?;
         let required = |name: &str| {
             variable(name).with_context(|| format!("{name} is not set; it is needed to sign requests for {endpoint}"))
         };
         let region = variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"));
-        let signer = signer(
-            &required("AWS_ACCESS_KEY_ID")?,
-            &required("AWS_SECRET_ACCESS_KEY")?,
-            region.as_deref().unwrap_or(REGION_DEFAULT),
-        )?;
-        Ok(Self { endpoint, signer, account_id: None })
+        let access_key_id = required("AWS_ACCESS_KEY_ID")?;
+        let secret = required("AWS_SECRET_ACCESS_KEY")?;
+        let signer = signer(&access_key_id, &secret, region.as_deref().unwrap_or(REGION_DEFAULT))?;
+        Ok(Self { endpoint, access_key_id, signer, account_id: None })
     }
 
     fn of_data_folder(global: &Global) -> anyhow::Result<Self> {
@@ -105,7 +105,12 @@ impl Lambda {
             );
         };
         let signer = credentials.signer(&server.region)?;
-        Ok(Self { endpoint: server.endpoint, signer, account_id: Some(credentials.account_id.to_string()) })
+        Ok(Self {
+            endpoint: server.endpoint,
+            access_key_id: credentials.access_key_id,
+            signer,
+            account_id: Some(credentials.account_id.to_string()),
+        })
     }
 
     /// Sends one request to `/2015-03-31` and what follows of the path.
@@ -132,7 +137,15 @@ impl Lambda {
         if head.status.is_success() {
             return Ok(Answer { headers: head.headers, body });
         }
-        Err(error_of(head.status, &head.headers, &body).into())
+        let error = anyhow::Error::from(error_of(head.status, &head.headers, &body));
+        if has_code(&error, "UnrecognizedClientException") {
+            // As with AWS, the answer does not tell a key that is disabled from one that there never was.
+            return Err(error.context(format!(
+                "{} does not accept the access key {}; `calypte key ls` lists its keys, `calypte key add ACCOUNT` makes one",
+                self.endpoint, self.access_key_id
+            )));
+        }
+        Err(error)
     }
 
     /// A request whose bodies are JSON.

@@ -67,7 +67,12 @@ fn start_logging() -> anyhow::Result<()> {
             .with_target("calypte_linux", LevelFilter::WARN),
     };
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
+    // The message first: a request's own facts follow it.
+    let lines = tracing_subscriber::fmt::layer()
+        .compact()
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .with_target(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
     Ok(())
 }

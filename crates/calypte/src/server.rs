@@ -161,7 +161,7 @@ impl Running {
     pub(crate) async fn serve(self) -> anyhow::Result<()> {
         let Self { folder, store, worker, stop_api, api, background, mut stop, .. } = self;
         stop.wait().await;
-        note("stopping …");
+        note("stopping …  (what runs may finish within 10 s; Ctrl-C again stops at once)");
         let end = async {
             folder.remove_endpoint();
             // Gone already, if the API has failed.

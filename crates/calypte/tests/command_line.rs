@@ -1,132 +1,16 @@
 //! The command line through the binary: mistakes that people make, and the verbs against a real server.
 
 #![allow(missing_docs)]
-#![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
+
+mod harness;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 
+use harness::{Server, as_account, bad, calypte, good, has_kvm, json, run, stderr, stdout};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_calypte");
-/// Variables that would lead the program to somebody's server or data.
-const FOREIGN_VARIABLES: &[&str] = &[
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_LAMBDA",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "CALYPTE_DATA",
-    "CALYPTE_LOG",
-    "CALYPTE_REGION",
-];
-
-fn calypte(data: &Path) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.arg("--data").arg(data);
-    for variable in FOREIGN_VARIABLES {
-        command.env_remove(variable);
-    }
-    command
-}
-
-fn run(data: &Path, arguments: &[&str]) -> Output {
-    calypte(data).args(arguments).output().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// Runs what must succeed and gives what it prints.
-fn good(data: &Path, arguments: &[&str]) -> String {
-    let output = run(data, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}\n{}", output.status, stderr(&output));
-    stdout(&output)
-}
-
-/// Runs what must fail with this status and a message with these texts.
-fn bad(data: &Path, arguments: &[&str], status: i32, texts: &[&str]) {
-    let output = run(data, arguments);
-    let message = stderr(&output);
-    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {message}");
-    for text in texts {
-        assert!(message.contains(text), "{arguments:?}: no {text:?} in: {message}");
-    }
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-/// A running `calypte dev`.
-struct Server {
-    child: Child,
-    ready: Value,
-}
-
-impl Server {
-    fn start(data: &Path) -> Self {
-        let arguments = ["dev", "--port", "0", "--json", "--no-host-pythons"];
-        let mut child = calypte(data).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        if line.is_empty() {
-            let mut message = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
-            panic!("the server ended: {message}");
-        }
-        Self { child, ready: json(&line) }
-    }
-
-    fn text(&self, member: &str) -> &str {
-        self.ready[member].as_str().unwrap()
-    }
-
-    fn children(&self) -> Vec<u32> {
-        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
-        fs::read_to_string(path).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-    }
-
-    /// Ends the server as a service manager does; its messages.
-    fn stop(mut self) -> String {
-        signal(&self.child, "-TERM");
-        let mut messages = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut messages).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{messages}");
-        messages
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Has ended unless a test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn signal(child: &Child, name: &str) {
-    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
-}
-
-/// Whether the test can run here; says so if not.
-fn has_kvm(test: &str) -> bool {
-    let is_usable = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    if !is_usable {
-        eprintln!("SKIP {test}: /dev/kvm cannot be opened");
-    }
-    is_usable
-}
 
 /// A folder to deploy, for a runtime that needs nothing but its own program.
 fn function_folder(parent: &TempDir) -> String {
@@ -150,6 +34,8 @@ fn mistakes_are_explained() {
         (&["key", "ls"], 1, &["no server runs", "calypte dev"]),
         (&["logs", "hello"], 1, &["no server runs", "calypte dev"]),
         (&["ls", "--endpoint", "http://127.0.0.1:9"], 1, &["AWS_ACCESS_KEY_ID is not set"]),
+        (&["ls", "--endpoint", "here"], 1, &["http://127.0.0.1:7070"]),
+        (&["ls", "--endpoint", "https://127.0.0.1:9"], 1, &["http://127.0.0.1:7070"]),
         (&["invoke", "hello", "{a}"], 1, &["not JSON", "single quotes"]),
         (&["invoke", "hello", "@/nothing"], 1, &["/nothing"]),
         (&["deploy", ".", "--env", "X"], 2, &["NAME=VALUE"]),
@@ -159,7 +45,9 @@ fn mistakes_are_explained() {
         (&["runtime", "add", "name", "--from-host", "a", "--from-tar", "b"], 2, &["cannot be used with"]),
         (&["runtime", "add", "--from-host", "/bin/true"], 1, &["/bin/true", "Python"]),
         (&["runtime", "rm", "python3.99"], 1, &["python3.99", "runtime add"]),
+        (&["runtime", "add", "name", "--from-tar", file], 1, &["file.txt"]),
         (&["run", "--", "ls"], 125, &["no runtime", "--rootfs /"]),
+        (&["run", "--rootfs", "/"], 125, &["which program"]),
         (&["run", "--rootfs", "/nothing", "--", "ls"], 125, &["/nothing"]),
         (&["run", "--rootfs", file, "--", "ls"], 125, &["not a folder"]),
         (&["run", "--rootfs", "/", "--runtime", "x", "--", "ls"], 2, &["cannot be used with"]),
@@ -210,6 +98,7 @@ fn a_runtime_is_imported_listed_and_removed() {
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::write(root.join("bin/program"), "x").unwrap();
     assert_eq!(json(&good(&data, &["runtime", "ls", "--json"])), Value::Array(Vec::new()));
+    assert!(!data.exists(), "who looks makes nothing");
     good(&data, &["runtime", "add", "mine", "--from-directory", root.to_str().unwrap()]);
     let listed = json(&good(&data, &["runtime", "ls", "--json"]));
     assert_eq!(listed[0]["name"], "mine");
@@ -278,20 +167,7 @@ fn accounts_are_apart_and_their_keys_can_be_taken_away() {
     assert_eq!(json(&good(&data, &["account", "ls", "--json"])).as_array().unwrap().len(), 2);
     let key = json(&good(&data, &["key", "add", "second", "--json"]));
     let id = key["access_key_id"].as_str().unwrap();
-    let as_second = |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
-        for variable in FOREIGN_VARIABLES {
-            command.env_remove(variable);
-        }
-        command
-            .args(arguments)
-            .env("HOME", parent.path())
-            .env("AWS_ENDPOINT_URL_LAMBDA", server.text("endpoint"))
-            .env("AWS_ACCESS_KEY_ID", id)
-            .env("AWS_SECRET_ACCESS_KEY", key["secret_access_key"].as_str().unwrap())
-            .output()
-            .unwrap()
-    };
+    let as_second = |arguments: &[&str]| as_account(&server, &key).args(arguments).output().unwrap();
     assert_eq!(stdout(&as_second(&["ls", "--json"])), "[]\n");
     assert!(stderr(&as_second(&["rm", "hello"])).contains("no function `hello`"));
     for (verb, is_good) in [("disable", false), ("enable", true), ("rm", false)] {
@@ -299,6 +175,7 @@ fn accounts_are_apart_and_their_keys_can_be_taken_away() {
         let output = as_second(&["ls"]);
         assert_eq!(output.status.success(), is_good, "after {verb}: {}", stderr(&output));
         assert_eq!(stderr(&output).contains("UnrecognizedClientException"), !is_good, "after {verb}");
+        assert_eq!(stderr(&output).contains("calypte key ls"), !is_good, "after {verb}");
     }
     bad(&data, &["key", "rm", id], 1, &["no access key"]);
     let listed = good(&data, &["key", "ls", "--json"]);

@@ -182,6 +182,10 @@ fn input_environment_and_limits() {
     assert_eq!(output.status.code(), Some(127), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/program"));
 
+    let output = in_vm(&["--workdir", "/no/such/folder"], Path::new("busybox"), &["pwd"]);
+    assert_eq!(output.status.code(), Some(125), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/folder"));
+
     let mut child = Command::new(env!("CARGO_BIN_EXE_calypte"))
         .args(["run", "--rootfs", "/", "--"])
         .arg(&busybox)

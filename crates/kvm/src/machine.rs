@@ -23,7 +23,7 @@ use crate::vcpu::KvmVcpu;
 /// Page tables a machine may use besides those in proportion to its memory: several processes with sparse mappings.
 const TABLES_BASE_COUNT: u32 = 2048;
 /// Frames for which one more page table is allowed. A table maps up to 512 frames; sparse mappings need more.
-const FRAMES_PER_TABLE: u32 = 8;
+const FRAMES_PER_TABLE: u32 = 32;
 
 /// How large a machine may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,6 +20,9 @@ use crate::waits::Tid;
 
 /// Shortest sleep of the ticker: what is overdue is being dealt with.
 const TICK_NS_MIN: u64 = 100_000;
+/// Events may be late by this much, as on Linux (`PR_SET_TIMERSLACK`). Without it a timer of some nanoseconds whose signal
+/// is ignored would keep a virtual CPU busy while the program sleeps.
+const SLACK_NS: u64 = 50_000;
 /// Calls that read or replace the caller's floating-point state, so that it must be saved before: `rt_sigreturn`, `clone`,
 /// `fork`, `vfork`, `clone3`.
 const CALLS_WITH_FPU: [u64; 5] = [15, 56, 57, 58, 435];
@@ -158,7 +161,7 @@ impl Runner<'_> {
         match kernel.next_event_ns() {
             None => self.guest.work.wait(kernel),
             Some(at) => {
-                let pause = at.saturating_sub(kernel.clock.monotonic_ns());
+                let pause = at.saturating_sub(kernel.clock.monotonic_ns()).max(SLACK_NS);
                 self.guest.work.wait_for(kernel, Duration::from_nanos(pause));
             }
         }

@@ -1,7 +1,6 @@
 //! From a description of a program to a guest that runs it.
 
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -194,12 +193,7 @@ pub(crate) fn run(guest: &Arc<Guest>, vcpu_count: u32, on_end: impl FnOnce(Guest
         let guest = Arc::clone(guest);
         let on_end = on_end.take();
         process::spawn(&format!("vcpu-{index}"), move || {
-            // A panic is a mistake of ours. Where the process goes on after one (a monitor's does not) the guest must end:
-            // whoever waits for it would wait for ever.
-            if catch_unwind(AssertUnwindSafe(|| guest.run_vcpu(index))).is_err() {
-                guest.lock().failure.get_or_insert_with(|| "the thread of a virtual CPU panicked".to_owned());
-                guest.kill(GuestExit::Failed);
-            }
+            guest.run_vcpu(index);
             if let Some(on_end) = on_end {
                 on_end(guest.wait_exit());
             }

@@ -65,7 +65,11 @@ impl Client {
         connect.await.map_err(|error| match error.kind() {
             // The socket of a server that was killed is still there.
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                anyhow!("no server runs on the data folder {}; start one with `calypte dev`", folder.display())
+                anyhow!(
+                    "no server runs on the data folder {}; start one with `calypte dev`, or name the folder of one that runs \
+                     with --data",
+                    folder.display()
+                )
             }
             _ => anyhow!(error).context(format!("cannot reach the server of the data folder {}", folder.display())),
         })

@@ -38,10 +38,10 @@ pub(crate) struct Arguments {
     /// What the runtime calls, for example app.handler; needed for a new function unless the runtime is provided.*
     #[arg(long)]
     handler: Option<String>,
-    /// Memory
+    /// Memory of a microVM [default for a new function: 128]
     #[arg(long, value_name = "MIB")]
     memory: Option<u32>,
-    /// Time limit of a call
+    /// Time limit of a call [default for a new function: 3]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
     /// An environment variable; may be repeated, and replaces all that there were

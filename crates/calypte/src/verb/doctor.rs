@@ -84,7 +84,11 @@ fn disk(folder: &DataFolder) -> Finding {
     };
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     let detail = format!("{} free", bytes_text(free));
-    if free < DISK_FREE_BYTES_MIN { Finding::Bad(format!("only {detail}")) } else { Finding::Good(detail) }
+    if free < DISK_FREE_BYTES_MIN {
+        Finding::Bad(format!("only {detail}; make space, or choose another disk with --data"))
+    } else {
+        Finding::Good(detail)
+    }
 }
 
 fn runtimes(folder: &DataFolder) -> Finding {

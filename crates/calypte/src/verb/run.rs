@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Folder whose files the program sees, read-only; / shows it this host's
     #[arg(long, value_name = "FOLDER")]
     rootfs: Option<PathBuf>,
-    /// Memory
+    /// Memory of the microVM
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
     /// Size of /tmp, which is the program's own and gone afterwards
@@ -50,8 +50,8 @@ pub(crate) struct Arguments {
     /// End the program after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// Program and arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    /// Program and arguments [default: the runtime's own]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     program: Vec<String>,
 }
 
@@ -89,25 +89,35 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ];
     environment.extend(PASSED_ON.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    let mut program = arguments.program;
     let (root, image_directory) = match arguments.rootfs {
         Some(folder) => {
             let root = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
             if !root.is_dir() {
                 bail!("{} is not a folder; --rootfs takes the folder that the program sees as /", root.display());
             }
+            if program.is_empty() {
+                bail!("which program? For example: calypte run --rootfs {} -- /bin/ls", folder.display());
+            }
             (root, None)
         }
         None => {
             let image = choose_runtime(arguments.runtime.as_deref(), global)?;
+            if program.is_empty() {
+                if image.bootstrap.is_empty() {
+                    bail!("runtime {} has no program of its own: name one, as in `calypte run -- /bin/ls`", image.name);
+                }
+                program = image.bootstrap;
+            }
             environment.extend(image.environment);
             (image.root, image.working_directory)
         }
     };
     environment.extend(arguments.env.into_iter().map(|variable| (variable.name, variable.value)));
-    let mut program = Program {
+    let mut described = Program {
         platform: Platform::Kvm,
         mounts: vec![("/".to_owned(), root)],
-        arguments: arguments.program,
+        arguments: program,
         environment: Vec::new(),
         working_directory: arguments.workdir.or(image_directory).unwrap_or_else(|| "/".to_owned()),
         memory_mib: arguments.memory,
@@ -117,9 +127,9 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     };
     // The last one of a name counts.
     for (name, value) in environment {
-        program.set_variable(&name, &value);
+        described.set_variable(&name, &value);
     }
-    Ok(RunConfig { program, timeout: arguments.timeout })
+    Ok(RunConfig { program: described, timeout: arguments.timeout })
 }
 
 fn choose_runtime(name: Option<&str>, global: &Global) -> anyhow::Result<RuntimeImage> {

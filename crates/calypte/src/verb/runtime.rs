@@ -70,6 +70,10 @@ const COLUMNS: &[Column] = &[
 /// Does it.
 pub(crate) fn run(action: Action, global: &Global) -> anyhow::Result<ExitCode> {
     let folder = global.data_folder()?;
+    if matches!(action, Action::Ls) && !folder.runtimes().is_dir() {
+        // Who looks makes nothing.
+        return list(&[], global);
+    }
     calypte_store::create_data_folder(folder.path())?;
     let images = Images::open(folder.runtimes())?;
     match action {
@@ -78,16 +82,19 @@ pub(crate) fn run(action: Action, global: &Global) -> anyhow::Result<ExitCode> {
             let shown = || format!("Runtime {} is ready: {}.", image.name, bytes_text(image.size_bytes));
             global.output().result(shown, &view(&image))?;
         }
-        Action::Ls => {
-            let runtimes: Vec<Value> = images.list()?.iter().map(view).collect();
-            let empty = "There are no runtimes; import one with `calypte runtime add --from-host python3`.";
-            global.output().list(&runtimes, COLUMNS, empty)?;
-        }
+        Action::Ls => return list(&images.list()?, global),
         Action::Rm { name } => {
             images.remove(&name)?;
             global.output().result(|| format!("Removed {name}."), &json!({ "removed": name }))?;
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(images: &[RuntimeImage], global: &Global) -> anyhow::Result<ExitCode> {
+    let runtimes: Vec<Value> = images.iter().map(view).collect();
+    let empty = "There are no runtimes; import one with `calypte runtime add --from-host python3`.";
+    global.output().list(&runtimes, COLUMNS, empty)?;
     Ok(ExitCode::SUCCESS)
 }
 

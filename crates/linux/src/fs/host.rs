@@ -129,7 +129,7 @@ impl HostTrees {
         name: &[u8],
     ) -> Result<Option<Arc<HostEntry>>, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent_fd, name, flags, Mode::empty())?;
+        let fd = open_at(parent_fd, name, flags)?;
         let stat = rustix::fs::fstat(&fd)?;
         let metadata = self.metadata(&stat)?;
         if metadata.device != parent.metadata.device && is_kernel_file_system(&fd)? {
@@ -173,6 +173,14 @@ impl HostTrees {
         }
         Ok(device_number(0, DEVICE_MINOR_FIRST + index as u32))
     }
+}
+
+/// Opens a name in a directory. That the monitor has no descriptors left is the system's limit to the guest.
+fn open_at(directory: &OwnedFd, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|error| match error {
+        rustix::io::Errno::MFILE => Errno::ENFILE,
+        error => error.into(),
+    })
 }
 
 fn is_kernel_file_system(fd: &OwnedFd) -> Result<bool, Errno> {
@@ -220,11 +228,7 @@ impl HostEntry {
             return Err(Errno::ENXIO);
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = match rustix::fs::openat(self.parent_fd()?, &*self.name, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(rustix::io::Errno::MFILE) => return Err(Errno::ENFILE),
-            Err(error) => return Err(error.into()),
-        };
+        let fd = open_at(self.parent_fd()?, &self.name, flags)?;
         let stat = rustix::fs::fstat(&fd)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Errno::ENXIO);
@@ -236,7 +240,7 @@ impl HostEntry {
     pub fn list(&self) -> Result<Vec<Entry>, Errno> {
         let directory = self.directory.as_ref().ok_or(Errno::ENOTDIR)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&directory.fd, ".", flags, Mode::empty())?;
+        let fd = open_at(&directory.fd, b".", flags)?;
         let mut entries = Vec::new();
         for entry in rustix::fs::Dir::new(fd)? {
             let entry = entry?;

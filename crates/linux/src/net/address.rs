@@ -9,6 +9,7 @@ pub const ADDRESS_BYTES_MAX: usize = 128;
 /// Longest path of a Unix socket, with its final zero.
 const UNIX_PATH_BYTES_MAX: usize = 108;
 const INET_BYTES: usize = 16;
+const NETLINK_BYTES: usize = 12;
 const INET6_BYTES: usize = 28;
 /// The shortest IPv6 address that Linux accepts: without the scope.
 const INET6_BYTES_MIN: usize = 24;
@@ -22,6 +23,8 @@ pub enum Family {
     Inet,
     /// `AF_INET6`.
     Inet6,
+    /// `AF_NETLINK`: talks to the kernel.
+    Netlink,
 }
 
 impl Family {
@@ -31,6 +34,7 @@ impl Family {
             libc::AF_UNIX => Ok(Family::Unix),
             libc::AF_INET => Ok(Family::Inet),
             libc::AF_INET6 => Ok(Family::Inet6),
+            libc::AF_NETLINK => Ok(Family::Netlink),
             _ => Err(Errno::EAFNOSUPPORT),
         }
     }
@@ -41,6 +45,7 @@ impl Family {
             Family::Unix => libc::AF_UNIX,
             Family::Inet => libc::AF_INET,
             Family::Inet6 => libc::AF_INET6,
+            Family::Netlink => libc::AF_NETLINK,
         }
     }
 
@@ -50,7 +55,13 @@ impl Family {
             Family::Unix => Address::Unix(UnixName::Unnamed),
             Family::Inet => Address::Inet(Ipv4Addr::UNSPECIFIED.into(), 0),
             Family::Inet6 => Address::Inet(Ipv6Addr::UNSPECIFIED.into(), 0),
+            Family::Netlink => Address::Netlink(0),
         }
+    }
+
+    /// Whether its sockets have addresses and ports of the Internet.
+    pub fn is_inet(self) -> bool {
+        matches!(self, Family::Inet | Family::Inet6)
     }
 }
 
@@ -72,6 +83,8 @@ pub enum Address {
     Unix(UnixName),
     /// Of `AF_INET` and `AF_INET6`, and a port.
     Inet(IpAddr, u16),
+    /// Of `AF_NETLINK`: the kernel is 0.
+    Netlink(u32),
     /// `AF_UNSPEC`: ends the association of a datagram socket.
     None,
 }
@@ -89,6 +102,8 @@ impl Address {
         }
         match family {
             Family::Unix => Self::decode_unix(rest),
+            Family::Netlink if bytes.len() < NETLINK_BYTES => Err(Errno::EINVAL),
+            Family::Netlink => Ok(Address::Netlink(u32::from_ne_bytes([rest[2], rest[3], rest[4], rest[5]]))),
             Family::Inet if bytes.len() < INET_BYTES => Err(Errno::EINVAL),
             Family::Inet => {
                 let address: [u8; 4] = rest[2..6].try_into().map_err(|_| Errno::EINVAL)?;
@@ -118,6 +133,11 @@ impl Address {
         let mut bytes = (family.number() as u16).to_ne_bytes().to_vec();
         match self {
             Address::Unix(UnixName::Unnamed) | Address::None => {}
+            Address::Netlink(port) => {
+                bytes.extend_from_slice(&[0; 2]);
+                bytes.extend_from_slice(&port.to_ne_bytes());
+                bytes.resize(NETLINK_BYTES, 0);
+            }
             Address::Unix(UnixName::Abstract(name)) => {
                 bytes.push(0);
                 bytes.extend_from_slice(name);
@@ -174,6 +194,7 @@ mod tests {
             (Family::Unix, Address::Unix(UnixName::Unnamed)),
             (Family::Inet, Address::Inet(Ipv4Addr::LOCALHOST.into(), 9001)),
             (Family::Inet6, Address::Inet(Ipv6Addr::LOCALHOST.into(), 80)),
+            (Family::Netlink, Address::Netlink(42)),
         ];
         for (family, address) in addresses {
             assert_eq!(Address::decode(family, &address.encode(family)), Ok(address));

@@ -2,6 +2,7 @@
 //! the monitor; other addresses are unreachable.
 
 pub mod address;
+pub mod netlink;
 pub mod options;
 pub mod queue;
 mod socket;

@@ -19,7 +19,7 @@ pub const SEND_TIMEOUTS: [i32; 2] = [libc::SO_SNDTIMEO, 67];
 /// The value that an option has before it is set; `None` if there is no such option.
 fn initial(family: Family, is_stream: bool, level: i32, name: i32) -> Option<i32> {
     let buffer = STREAM_BYTES_MAX as i32;
-    let is_inet = family != Family::Unix;
+    let is_inet = family.is_inet();
     match (level, name) {
         (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => Some(buffer),
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT | libc::SO_SNDLOWAT) => Some(1),

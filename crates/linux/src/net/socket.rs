@@ -247,7 +247,7 @@ impl Socket {
     /// The address of the other end. `ENOTCONN` without one.
     pub fn remote(&self) -> Result<Address, Errno> {
         let state = self.state.lock();
-        let is_broken = state.is_reset && self.family != Family::Unix;
+        let is_broken = state.is_reset && self.family.is_inet();
         if state.peer.is_none() && !state.has_been_connected || is_broken {
             return Err(Errno::ENOTCONN);
         }
@@ -421,7 +421,7 @@ impl Socket {
             }
             if state.is_peer_read_shut {
                 // A TCP peer that is gone says so in its answer to the first bytes sent to it.
-                if self.family != Family::Unix && !state.is_reset {
+                if self.family.is_inet() && !state.is_reset {
                     state.is_reset = !bytes.is_empty();
                     return Ok(bytes.len());
                 }
@@ -688,7 +688,7 @@ impl Drop for Socket {
         match state.peer.take() {
             Some(Peer::Socket(peer)) if self.kind != Kind::Datagram => {
                 if let Some(peer) = peer.upgrade() {
-                    let breaks_off = state.linger[0] != 0 && state.linger[1] == 0 && self.family != Family::Unix;
+                    let breaks_off = state.linger[0] != 0 && state.linger[1] == 0 && self.family.is_inet();
                     let error = (breaks_off || !state.queue.is_empty()).then_some(Errno::ECONNRESET);
                     peer.peer_shut(Shutdown { read: true, write: true }, error);
                 }

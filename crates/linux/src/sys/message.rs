@@ -8,6 +8,7 @@ use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family};
+use crate::net::netlink;
 use crate::net::queue::{FILES_MAX, Files, Message};
 use crate::net::{Kind, Socket};
 use crate::outcome::{Stop, SysResult};
@@ -81,6 +82,9 @@ fn send(
     }
     let is_nonblocking = file.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
     let files = Files::new(files, call.kernel.network.in_flight())?;
+    if socket.family() == Family::Netlink {
+        return Ok(ask_kernel(socket, bytes, call.pid)?);
+    }
     if socket.kind() == Kind::Datagram {
         bind_any(call, socket)?;
     }
@@ -104,6 +108,18 @@ fn send(
         call.signal_broken_pipe(&result);
     }
     call.or_wait(file, result, is_nonblocking, socket.send_timeout_ns())
+}
+
+/// Sends a netlink message: the answers wait in the socket's own queue at once.
+fn ask_kernel(socket: &Socket, bytes: &[u8], pid: u32) -> Result<usize, Errno> {
+    let port = match socket.local() {
+        Address::Netlink(port) if port != 0 => port,
+        _ => pid,
+    };
+    for answer in netlink::answer(bytes, port)? {
+        socket.take_in(&answer, Address::Netlink(0), Files::default()).map_err(|_| Errno::ENOBUFS)?;
+    }
+    Ok(bytes.len())
 }
 
 fn sendto(call: &mut Call<'_>) -> SysResult {

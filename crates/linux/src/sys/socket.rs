@@ -40,6 +40,13 @@ const TYPE_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 fn read_type(call: &Call<'_>) -> Result<(Family, Kind, i32), Errno> {
     let family = Family::from_number(call.int(0))?;
     let (kind, flags) = (call.int(1) & !TYPE_FLAGS, call.int(1) & TYPE_FLAGS);
+    if family == Family::Netlink {
+        return match (kind, call.int(2)) {
+            (libc::SOCK_RAW | libc::SOCK_DGRAM, libc::NETLINK_ROUTE) => Ok((family, Kind::Datagram, flags)),
+            (libc::SOCK_RAW | libc::SOCK_DGRAM, _) => Err(Errno::EPROTONOSUPPORT),
+            _ => Err(Errno::ESOCKTNOSUPPORT),
+        };
+    }
     let kind = match Kind::from_number(kind)? {
         Kind::Sequenced if family != Family::Unix => return Err(Errno::ESOCKTNOSUPPORT),
         kind => kind,
@@ -142,6 +149,8 @@ fn bind(call: &mut Call<'_>) -> SysResult {
             call.kernel.network.bind_abstract(socket, name.clone())?;
             Address::Unix(UnixName::Abstract(name))
         }
+        Address::Netlink(0) => Address::Netlink(call.pid),
+        Address::Netlink(port) => Address::Netlink(port),
         Address::None => return Err(Errno::EINVAL.into()),
     };
     socket.set_local(bound);
@@ -150,7 +159,7 @@ fn bind(call: &mut Call<'_>) -> SysResult {
 
 /// Gives a socket of the Internet a port if it has none.
 pub(super) fn bind_any(call: &mut Call<'_>, socket: &Arc<Socket>) -> Result<(), Errno> {
-    if socket.is_bound() || socket.family() == Family::Unix {
+    if socket.is_bound() || !socket.family().is_inet() {
         return Ok(());
     }
     let address: IpAddr = match socket.family() {
@@ -212,11 +221,11 @@ fn connect(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     // As on Linux, where even the loopback network takes a moment: programs count on it.
-    let is_inet = socket.family() != Family::Unix;
+    let is_inet = socket.family().is_inet();
     let result = match address {
         Address::Unix(name) => connect_unix(call, socket, name),
         Address::Inet(address, port) => connect_tcp(call, socket, address, port),
-        Address::None => Err(Errno::EAFNOSUPPORT.into()),
+        Address::Netlink(_) | Address::None => Err(Errno::EAFNOSUPPORT.into()),
     };
     match result {
         // A full backlog: the connection waits until the server accepts another one.
@@ -284,6 +293,8 @@ fn connect_tcp(call: &mut Call<'_>, socket: &Arc<Socket>, address: IpAddr, port:
 fn associate(call: &mut Call<'_>, socket: &Arc<Socket>, address: Address) -> Result<(), Errno> {
     match address {
         Address::None => socket.associate(None, None),
+        // The kernel is the only one there to talk to.
+        Address::Netlink(_) => {}
         Address::Unix(name) => {
             let peer = find_unix(call, &name)?;
             if peer.kind() != Kind::Datagram {
@@ -433,7 +444,7 @@ fn getsockopt(call: &mut Call<'_>) -> SysResult {
         (libc::SOL_SOCKET, libc::SO_TYPE) => number(socket.kind().number()),
         (libc::SOL_SOCKET, libc::SO_DOMAIN) => number(socket.family().number()),
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => number(match (socket.family(), socket.kind()) {
-            (Family::Unix, _) => 0,
+            (Family::Unix | Family::Netlink, _) => 0,
             (_, Kind::Datagram) => libc::IPPROTO_UDP,
             _ => libc::IPPROTO_TCP,
         }),

@@ -2,6 +2,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -354,6 +355,23 @@ static void unix_names(void)
     rmdir(directory);
 }
 
+/* Only the loopback interface is on every machine. */
+static void interfaces(void)
+{
+    struct ifaddrs *all;
+    char text[100];
+    printf("-- interfaces\n");
+    SAY(getifaddrs(&all));
+    for (struct ifaddrs *each = all; each; each = each->ifa_next) {
+        if (strcmp(each->ifa_name, "lo") || !each->ifa_addr || each->ifa_addr->sa_family != AF_INET)
+            continue;
+        struct sockaddr_in *address = (void *)each->ifa_addr, *mask = (void *)each->ifa_netmask;
+        printf("%s %x %s", each->ifa_name, each->ifa_flags, inet_ntop(AF_INET, &address->sin_addr, text, sizeof text));
+        printf(" %s\n", inet_ntop(AF_INET, &mask->sin_addr, text, sizeof text));
+    }
+    freeifaddrs(all);
+}
+
 int main(void)
 {
     setvbuf(stdout, NULL, _IONBF, 0);
@@ -367,5 +385,6 @@ int main(void)
     tcp6();
     udp();
     unix_names();
+    interfaces();
     return 0;
 }
