@@ -68,7 +68,7 @@ pub(crate) enum Verb {
     Logs(logs::Arguments),
     /// Remove functions
     Rm(rm::Arguments),
-    /// Run any program in a microVM, with this terminal attached; no server needed
+    /// Run any program in a microVM, with your input and output; no server needed
     #[command(args_override_self = true)]
     Run(run::Arguments),
     /// Import, list and remove runtimes; no server needed

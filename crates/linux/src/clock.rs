@@ -1,4 +1,4 @@
-//! The guest's clocks. One [`Scale`] turns the processor's time-stamp counter into time; system calls, deadlines and the
+//! The guest's clocks. One `Scale` turns the processor's time-stamp counter into time; system calls, deadlines and the
 //! vDSO all use it, so they agree to the nanosecond.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Memory of processes: areas ([`area`]), the pages behind them ([`pages`]), what fills pages on demand ([`fault`]) and the
-//! changes that `mmap` and its family make ([`change`]).
+//! Memory of processes: areas (`area`), the pages behind them (`pages`), what fills pages on demand (`fault`) and the
+//! changes that `mmap` and its family make (`change`).
 //!
 //! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
 //! area's protection; it holds one reference to its frame.

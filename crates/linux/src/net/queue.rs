@@ -13,7 +13,7 @@ use crate::net::address::Address;
 
 /// Bytes that a stream socket holds for its reader.
 pub const STREAM_BYTES_MAX: usize = 208 * 1024;
-/// Bytes of datagrams that a socket holds for its reader, [`DATAGRAM_OVERHEAD_BYTES`] counted for each.
+/// Bytes of datagrams that a socket holds for its reader, `DATAGRAM_OVERHEAD_BYTES` counted for each.
 pub const DATAGRAMS_BYTES_MAX: usize = 208 * 1024;
 /// What a datagram counts beyond its bytes.
 const DATAGRAM_OVERHEAD_BYTES: usize = 256;

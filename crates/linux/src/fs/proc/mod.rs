@@ -1,6 +1,6 @@
 //! `/proc`: made up from the kernel's state when it is looked at. A file's content is fixed when it is opened.
 //!
-//! [`system`] has the files about the whole guest, [`process`] those about one process; both are tables.
+//! `system` has the files about the whole guest, `process` those about one process; both are tables.
 
 mod process;
 pub(crate) mod system;
