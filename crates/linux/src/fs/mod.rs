@@ -34,6 +34,7 @@ use crate::fs::host::HostTrees;
 use crate::fs::metadata::{Time, device_number};
 use crate::fs::node::FixedPlace;
 use crate::fs::proc::Proc;
+use crate::fs::proc::processor::Processor;
 use crate::fs::tmp::{Owner, TmpFileSystem};
 
 /// Most files in `/tmp`.
@@ -86,6 +87,7 @@ pub struct FileSystem {
     scratch: Arc<TmpFileSystem>,
     buffers: Buffers,
     vcpu_count: u32,
+    processor: Processor,
     boot_id: String,
     started: Time,
 }
@@ -134,6 +136,7 @@ impl FileSystem {
             scratch: TmpFileSystem::new(scratch_device, Charge::Memory, SCRATCH_INODES_MAX, frames),
             buffers: Buffers::default(),
             vcpu_count: config.vcpu_count.max(1),
+            processor: Processor::of_host(),
             boot_id: proc::system::random_uuid(),
             started: config.started,
         };
@@ -241,6 +244,11 @@ impl FileSystem {
     /// Virtual CPUs.
     pub fn vcpu_count(&self) -> u32 {
         self.vcpu_count
+    }
+
+    /// What they are.
+    pub(crate) fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     /// The guest's identity: different for every start.

@@ -334,6 +334,8 @@ fn proc_shows_the_process_and_its_descriptors() {
     with_kernel(&[], |kernel| {
         assert!(read(kernel, "/proc/meminfo").unwrap().starts_with("MemTotal:"));
         assert!(read(kernel, "/proc/1/status").unwrap().contains("Pid:\t1\n"));
+        assert!(read(kernel, "/proc/cpuinfo").unwrap().contains("flags\t\t: fpu"));
+        assert!(read(kernel, "/proc/net/dev").unwrap().contains("lo:"));
         assert!(read(kernel, "/proc/self/limits").unwrap().contains("Max open files"));
         assert!(read(kernel, "/proc/mounts").unwrap().contains("tmpfs /tmp tmpfs rw"));
         assert_eq!(names(kernel, "/proc/self/fd"), ["0", "1", "2"]);

@@ -3,6 +3,7 @@
 //! `system` has the files about the whole guest, `process` those about one process; both are tables.
 
 mod process;
+pub(crate) mod processor;
 pub(crate) mod system;
 
 use std::sync::Arc;

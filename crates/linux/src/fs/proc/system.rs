@@ -36,7 +36,14 @@ pub(super) const FILES: &[SystemFile] = &[
     SystemFile { path: "filesystems", content: |_| text("nodev\tproc\nnodev\ttmpfs\nnodev\tsysfs\n\text4\n") },
     SystemFile { path: "loadavg", content: loadavg },
     SystemFile { path: "meminfo", content: meminfo },
+    SystemFile { path: "net/dev", content: |_| text(NET_DEV) },
+    SystemFile { path: "net/if_inet6", content: |_| text(NET_IF_INET6) },
+    SystemFile {
+        path: "net/route",
+        content: |_| text("Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"),
+    },
     SystemFile { path: "stat", content: stat },
+    SystemFile { path: "swaps", content: |_| text("Filename\tType\tSize\tUsed\tPriority\n") },
     SystemFile { path: "sys/fs/file-max", content: |_| value(FILES_MAX) },
     SystemFile { path: "sys/fs/nr_open", content: |_| value(FILES_MAX) },
     SystemFile { path: "sys/fs/pipe-max-size", content: |_| value(CAPACITY_MAX) },
@@ -64,7 +71,17 @@ pub(super) const FILES: &[SystemFile] = &[
         path: "version",
         content: |_| value(format!("Linux version {KERNEL_RELEASE} (calypte) {KERNEL_VERSION}")),
     },
+    SystemFile { path: "vmstat", content: |_| text("pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n") },
 ];
+
+/// The only network interface; its traffic is not counted.
+const NET_DEV: &str = "\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+";
+/// Its address.
+const NET_IF_INET6: &str = "00000000000000000000000000000001 01 80 10 80       lo\n";
 
 fn text(text: impl Into<String>) -> Result<Vec<u8>, Errno> {
     Ok(text.into().into_bytes())
@@ -124,15 +141,8 @@ fn meminfo(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
 }
 
 fn cpuinfo(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
-    let processor = |index: u32| {
-        format!(
-            "processor\t: {index}\nvendor_id\t: Calypte\nmodel name\t: Calypte virtual CPU\nphysical id\t: 0\n\
-             siblings\t: {count}\ncore id\t\t: {index}\ncpu cores\t: {count}\nfpu\t\t: yes\ncpuid level\t: 13\n\
-             flags\t\t: fpu tsc cx8 cmov mmx fxsr sse sse2 syscall nx lm\naddress sizes\t: 46 bits physical, 47 bits virtual\n\n",
-            count = kernel.files.vcpu_count(),
-        )
-    };
-    text((0..kernel.files.vcpu_count()).map(processor).collect::<String>())
+    let count = kernel.files.vcpu_count();
+    text((0..count).map(|index| kernel.files.processor().section(index, count)).collect::<String>())
 }
 
 /// Hundredths of a second that all processes have run.
