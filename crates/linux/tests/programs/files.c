@@ -243,7 +243,7 @@ static void metadata(void)
     SAY(fsync(fd));
     SAY(fdatasync(fd));
     SAY(posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL));
-    SAY(chown("m", 0, 0));
+    SAY(chown("m", -1, -1));
     SAY(flock(fd, 2));
     SAY(lseek(fd, 0, SEEK_SET));
     SAY(write(fd, "0123456789", 10));
