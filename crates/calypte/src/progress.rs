@@ -40,17 +40,17 @@ impl ImportBar {
 
     /// Shows how far it is.
     pub(crate) fn show(&mut self, progress: &Progress) {
+        self.bar.set_position(progress.done);
+        if let Some(total) = progress.total {
+            self.bar.set_length(total);
+        }
         if self.step.replace(progress.step) != Some(progress.step) {
             self.bar.set_message(progress.step.as_str());
             let template = match progress.total {
                 Some(_) => "{spinner} importing {prefix}: {msg} [{bar:30}] {percent}%",
-                None => "{spinner} importing {prefix}: {msg} {human_pos}",
+                None => "{spinner} importing {prefix}: {msg}",
             };
             self.bar.set_style(style(template));
-        }
-        self.bar.set_position(progress.done);
-        if let Some(total) = progress.total {
-            self.bar.set_length(total);
         }
     }
 

@@ -17,6 +17,7 @@ pub struct Scheduler {
     vcpus: Vec<Slot>,
     idle: usize,
     is_yield_wanted: bool,
+    is_frozen: bool,
     /// When the ticker will look again by itself.
     pub(crate) ticker_until_ns: Option<u64>,
 }
@@ -79,6 +80,15 @@ impl Scheduler {
     /// Virtual CPUs that sleep for want of threads.
     pub fn idle(&self) -> usize {
         self.idle
+    }
+
+    /// Whether nothing is to run.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
+    pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
+        self.is_frozen = is_frozen;
     }
 
     /// `sched_yield`: the calling thread goes to the end of the queue after its call.

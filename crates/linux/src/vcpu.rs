@@ -62,6 +62,18 @@ impl Guest {
         }
     }
 
+    /// Stops all guest threads where they are, or lets them go on. Clocks do not stop: what falls due meanwhile happens
+    /// afterwards.
+    pub fn set_frozen(&self, kernel: &mut Kernel, is_frozen: bool) {
+        kernel.scheduler.set_frozen(is_frozen);
+        if is_frozen {
+            kernel.scheduler.kick_all();
+        } else {
+            self.work.notify_all();
+            self.ticker.notify_all();
+        }
+    }
+
     fn run_until_end(&self, index: usize) -> Result<(), PlatformError> {
         let machine = self.lock().machine.clone();
         let vcpu = machine.create_vcpu()?;
@@ -109,6 +121,9 @@ impl Guest {
 /// When the ticker has something to do. Events are its business while any virtual CPU runs guest code, which may have set
 /// a timer that sleeping ones do not know of; the last one to fall asleep looks after them itself.
 fn tick_wanted(kernel: &Kernel) -> Option<u64> {
+    if kernel.scheduler.is_frozen() {
+        return None;
+    }
     let slice = kernel.scheduler.has_ready().then(|| kernel.clock.monotonic_ns() + SLICE_NS);
     let is_any_busy = kernel.scheduler.idle() < kernel.scheduler.vcpu_count();
     let event = if is_any_busy { kernel.next_event_ns() } else { None };
@@ -118,6 +133,12 @@ fn tick_wanted(kernel: &Kernel) -> Option<u64> {
 impl Runner<'_> {
     /// One step of whatever comes next.
     fn step(&mut self, kernel: &mut MutexGuard<'_, Kernel>) -> Result<(), PlatformError> {
+        if kernel.scheduler.is_frozen() {
+            kernel.scheduler.set_idle(true);
+            self.guest.work.wait(kernel);
+            kernel.scheduler.set_idle(false);
+            return Ok(());
+        }
         let memory = kernel.machine.memory();
         kernel.clock.refresh(&*memory);
         kernel.expire();

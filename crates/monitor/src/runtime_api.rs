@@ -209,6 +209,11 @@ impl RuntimeApi {
         Ok(())
     }
 
+    /// Whether the program waits for an invocation, and none is on its way to it.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle && self.invocation.is_none()
+    }
+
     /// What the program has told since the last call, in order.
     pub fn take_events(&mut self) -> Vec<RuntimeEvent> {
         std::mem::take(&mut self.events)

@@ -2,9 +2,9 @@
 //! [`calypte_wire::monitor`].
 //!
 //! Threads: one per virtual CPU; the main thread reads the socket; `outbox` writes what the socket did not take at once;
-//! `log` passes on output that the program prints while it does nothing else of interest. On the path of an invocation
-//! no other thread takes part: the main thread hands the event to the guest, and the virtual CPU's thread writes the
-//! response to the socket.
+//! `log` passes on output that the program prints while it does nothing else of interest; `freeze` stops the program
+//! between invocations. On the path of an invocation no other thread takes part: the main thread hands the event to the
+//! guest, and the virtual CPU's thread writes the response to the socket.
 //!
 //! **The process ends when the socket closes, whatever the guest does**: the main thread reads it all the time, and
 //! ending a process ends its virtual CPUs with it. (A parent-death signal would not do as a second line of defence: the
@@ -34,6 +34,9 @@ use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
 
 /// How long output may wait for more before it is passed on, when nothing else is sent to the worker.
 const LOG_DELAY: Duration = Duration::from_millis(5);
+/// How long a program without an invocation goes on before it is frozen. As on Lambda it gets no time that nobody pays for;
+/// the delay keeps freezing off the path of invocations that follow each other.
+const FREEZE_DELAY: Duration = Duration::from_millis(100);
 /// How long an ending monitor waits for the worker to take its last messages.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes read from the socket at a time.
@@ -158,12 +161,15 @@ struct Link {
     runtime_api: SharedRuntimeApi,
     outbox: Arc<Outbox>,
     output: Flag,
+    /// Set when the program begins to wait for an invocation.
+    idle: Flag,
 }
 
 impl Session {
     fn start(start: Start, outbox: Arc<Outbox>) -> Result<Self, LaunchError> {
         let runtime_api = SharedRuntimeApi::default();
-        let link = Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default() });
+        let link =
+            Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default(), idle: Flag::default() });
         let vcpu_count = start.vcpu_count;
         let mut program = Program {
             platform: start.platform,
@@ -198,6 +204,16 @@ impl Session {
             }
         });
         let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
+        process::spawn("freeze", move || {
+            loop {
+                link.idle.wait(FREEZE_DELAY);
+                let mut kernel = guest.lock();
+                if link.runtime_api.lock().is_idle() {
+                    guest.set_frozen(&mut kernel, true);
+                }
+            }
+        });
+        let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
         launch::run(&self.guest, self.vcpu_count, move |exit| link.finish(&guest, exit));
         while let Some(message) = inbox.next()? {
             match message {
@@ -211,6 +227,7 @@ impl Session {
     fn invoke(&self, invocation: Invoke) -> Result<(), ProtocolError> {
         let runtime_api = &self.link.runtime_api;
         let mut kernel = self.guest.lock();
+        self.guest.set_frozen(&mut kernel, false);
         let work = |_: &mut dyn LoopbackService| runtime_api.lock().invoke(invocation);
         kernel.network.with_service(runtime_api::PORT, work).unwrap_or(Err(runtime_api::NotReady))?;
         Ok(())
@@ -248,6 +265,9 @@ impl Observer for Link {
     fn progress(&self, kernel: &mut Kernel) {
         let events = self.runtime_api.lock().take_events();
         if !events.is_empty() {
+            if events.contains(&RuntimeEvent::Ready) {
+                self.idle.set();
+            }
             // What was printed before goes first, in the same write.
             let mut messages = take_output(kernel);
             messages.extend(events.into_iter().map(|event| message(event, kernel)));

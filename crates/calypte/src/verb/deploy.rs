@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use calypte_types::limits;
+use calypte_types::{FunctionName, limits};
 use calypte_worker::code::pack_directory;
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -88,7 +88,11 @@ pub(crate) async fn run(arguments: Arguments, global: &Global) -> anyhow::Result
 fn name_of(code: &Path) -> anyhow::Result<String> {
     let whole = code.canonicalize().with_context(|| format!("cannot find {}", code.display()))?;
     let stem = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
-    stem.and_then(|name| name.to_str()).map(str::to_owned).context("name the function with --name")
+    let name = stem.unwrap_or_default().to_string_lossy();
+    match name.parse::<FunctionName>() {
+        Ok(_) => Ok(name.into_owned()),
+        Err(_) => bail!("{name:?} cannot be the name of a function; give it another one with --name"),
+    }
 }
 
 fn read_code(code: &Path) -> anyhow::Result<Vec<u8>> {

@@ -10,9 +10,6 @@ use crate::fs::tmp::{Content, TmpInode};
 use crate::kernel::Kernel;
 use crate::random;
 
-/// Most random bytes of one read.
-const RANDOM_BYTES_MAX: usize = 256 * 1024;
-
 impl OpenFile {
     /// Reads up to `length` bytes, at the file's own position or at the given one. `EAGAIN` if it would have to wait.
     /// The caller bounds `length`.
@@ -184,7 +181,7 @@ fn read_device(device: Device, length: usize) -> Result<Vec<u8>, Errno> {
         Device::Null => Ok(Vec::new()),
         Device::Zero | Device::Full => Ok(vec![0; length]),
         Device::Random | Device::Urandom => {
-            let mut bytes = vec![0; length.min(RANDOM_BYTES_MAX)];
+            let mut bytes = vec![0; length];
             random::fill(&mut bytes);
             Ok(bytes)
         }

@@ -8,9 +8,11 @@ use crate::errno::Errno;
 /// Bytes of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
 /// Index of the only interface.
-const INTERFACE: u32 = 1;
-const INTERFACE_NAME: &[u8] = b"lo\0";
-const MTU_BYTES: u32 = 65_536;
+pub const INTERFACE: u32 = 1;
+/// Its name.
+pub const INTERFACE_NAME: &[u8] = b"lo\0";
+/// The most that it carries in one piece.
+pub const MTU_BYTES: u32 = 65_536;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -24,7 +26,7 @@ const ARPHRD_LOOPBACK: u16 = 772;
 const IFA_F_PERMANENT: u8 = 0x80;
 const RT_SCOPE_HOST: u8 = 254;
 /// Up, loopback, running, and the link is up below.
-const INTERFACE_FLAGS: u32 = 0x1 | 0x8 | 0x40 | 0x10000;
+pub const INTERFACE_FLAGS: u32 = 0x1 | 0x8 | 0x40 | 0x10000;
 
 /// The header of a request.
 #[derive(Debug, Clone, Copy)]

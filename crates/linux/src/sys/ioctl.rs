@@ -4,7 +4,7 @@ use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile};
 use crate::outcome::SysResult;
-use crate::sys::entry;
+use crate::sys::{entry, interface};
 use crate::table::SystemCall;
 
 /// The calls of this family.
@@ -53,6 +53,7 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
             let waiting = waiting_bytes(call, &file)?;
             call.write(argument, &i32::try_from(waiting).unwrap_or(i32::MAX))?;
         }
+        request if file.socket().is_ok() => interface::request(call, request, argument)?,
         _ => return Err(Errno::ENOTTY.into()),
     }
     Ok(0)

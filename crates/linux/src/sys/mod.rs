@@ -7,6 +7,7 @@ pub mod directory;
 pub mod epoll;
 pub mod futex;
 pub mod identity;
+mod interface;
 pub mod ioctl;
 pub mod link;
 pub mod memory;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -370,6 +371,32 @@ static void interfaces(void)
         printf(" %s\n", inet_ntop(AF_INET, &mask->sin_addr, text, sizeof text));
     }
     freeifaddrs(all);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    struct ifreq request = {.ifr_name = "lo"};
+    SAY(ioctl(fd, SIOCGIFINDEX, &request));
+    SAY(request.ifr_ifindex);
+    SAY(ioctl(fd, SIOCGIFNAME, &request));
+    printf("%s\n", request.ifr_name);
+    SAY(ioctl(fd, SIOCGIFFLAGS, &request));
+    SAY(request.ifr_flags);
+    SAY(ioctl(fd, SIOCGIFADDR, &request));
+    printf("%s\n", inet_ntoa(((struct sockaddr_in *)&request.ifr_addr)->sin_addr));
+    SAY(ioctl(fd, SIOCGIFNETMASK, &request));
+    printf("%s\n", inet_ntoa(((struct sockaddr_in *)&request.ifr_netmask)->sin_addr));
+    SAY(ioctl(fd, SIOCGIFMTU, &request));
+    SAY(request.ifr_mtu);
+    SAY(ioctl(fd, SIOCGIFHWADDR, &request));
+    SAY(request.ifr_hwaddr.sa_family);
+    strcpy(request.ifr_name, "none");
+    SAY(ioctl(fd, SIOCGIFFLAGS, &request));
+    SAY(ioctl(fd, TCGETS, &request));
+    struct ifreq found[20];
+    struct ifconf list = {.ifc_len = -1};
+    SAY(ioctl(fd, SIOCGIFCONF, &list));
+    SAY(list.ifc_len >= (int)sizeof *found);
+    list = (struct ifconf){.ifc_len = sizeof found, .ifc_req = found};
+    SAY(ioctl(fd, SIOCGIFCONF, &list));
+    SAY(list.ifc_len >= (int)sizeof *found && !strcmp(found[0].ifr_name, "lo"));
 }
 
 int main(void)

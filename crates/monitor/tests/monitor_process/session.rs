@@ -1,8 +1,9 @@
 //! A worker's conversation with a monitor that runs a program in a virtual machine.
 
 use std::path::Path;
+use std::time::Duration;
 
-use calypte_wire::monitor::{ExitCause, ToWorker};
+use calypte_wire::monitor::{ExitCause, Start, ToWorker};
 
 use crate::Test;
 use crate::host::{Environment, Zygote, program, resolve, start};
@@ -15,13 +16,18 @@ pub(crate) const TESTS: &[Test] = &[
     ("session::a_program_may_end_at_any_time", true, a_program_may_end_at_any_time),
     ("session::output_waits_for_a_slow_worker", true, output_waits_for_a_slow_worker),
     ("session::closing_the_socket_ends_a_spinning_guest", true, closing_the_socket_ends_a_spinning_guest),
+    ("session::a_program_without_an_invocation_is_frozen", true, a_program_without_an_invocation_is_frozen),
     ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
     ("session::a_warm_python_invocation_takes_few_exits", true, a_warm_python_invocation_takes_few_exits),
 ];
 
 fn runtime(zygote: &mut Zygote) -> Environment {
+    runtime_on(zygote, 1)
+}
+
+fn runtime_on(zygote: &mut Zygote, vcpu_count: u32) -> Environment {
     let mut environment = zygote.fork();
-    environment.start(start(&[&program("runtime")]));
+    environment.start(Start { vcpu_count, ..start(&[&program("runtime")]) });
     let (log, message) = environment.receive_with_log();
     assert_eq!(log, "started\n");
     assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
@@ -138,6 +144,34 @@ fn closing_the_socket_ends_a_spinning_guest() {
     assert_eq!(environment.receive(), Some(ToWorker::Log { bytes: b"spinning\n".to_vec(), dropped_bytes: 0 }));
     environment.close();
     assert_eq!(zygote.wait_ended(&environment), 0);
+}
+
+/// Time that a process has had processors, in hundredths of a second (`proc_pid_stat(5)`, utime and stime).
+fn cpu_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+fn a_program_without_an_invocation_is_frozen() {
+    let mut zygote = Zygote::start();
+    for vcpu_count in [1, 2] {
+        let mut environment = runtime_on(&mut zygote, vcpu_count);
+        for (round, event) in ["burn", "more", "more"].into_iter().enumerate() {
+            environment.invoke(&round.to_string(), event);
+            let (_, message) = environment.receive_with_log();
+            assert!(matches!(message, ToWorker::Response { .. }), "{message:?}");
+            assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
+            let is_at_rest = |_| {
+                let before = cpu_ticks(environment.pid);
+                std::thread::sleep(Duration::from_millis(200));
+                cpu_ticks(environment.pid) == before
+            };
+            assert!((0..50).any(is_at_rest), "a thread goes on after invocation {round}, {vcpu_count} virtual CPU(s)");
+        }
+        environment.close();
+        assert_eq!(zygote.wait_ended(&environment), 0);
+    }
 }
 
 fn what_cannot_start_says_why() {

@@ -1,5 +1,6 @@
 // A Lambda runtime in C: one connection, kept alive. The event says what to do.
 #include <arpa/inet.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -49,6 +50,11 @@ static void post(int fd, const char *path, const char *id, const char *headers, 
     if (strncmp(buffer, "HTTP/1.1 202", 12) != 0) printf("answer: %.12s\n", buffer);
 }
 
+static void *burn(void *unused) {
+    for (volatile int i = 0;; i++) {}
+    return unused;
+}
+
 int main(int argc, char **argv) {
     const char *api = getenv("AWS_LAMBDA_RUNTIME_API");
     setvbuf(stdout, NULL, _IONBF, 0);
@@ -78,6 +84,10 @@ int main(int argc, char **argv) {
         } else if (strcmp(event, "spin") == 0) {
             printf("spinning\n");
             for (volatile int i = 0;; i++) {}
+        } else if (strcmp(event, "burn") == 0) {
+            pthread_t thread;
+            pthread_create(&thread, NULL, burn, NULL);
+            post(fd, "/response", id, "", "burning", 7);
         } else if (strcmp(event, "print") == 0) {
             for (int i = 0; i < 100; i++) printf("line %d\n", i);
             post(fd, "/response", id, "", "printed", 7);
