@@ -133,6 +133,11 @@ impl Memory for Frames {
         unsafe { ptr::write_bytes(target, 0, length) };
     }
 
+    fn prepare(&self, frames: FrameRange) {
+        self.check(frames);
+        self.mapping.populate(offset_of(frames.first), u64::from(frames.count) * PAGE);
+    }
+
     fn discard(&self, frames: FrameRange) {
         self.check(frames);
         self.mapping.discard(offset_of(frames.first), u64::from(frames.count) * PAGE);

@@ -90,6 +90,9 @@ impl Frames {
             });
         }
         let range = self.take_free(wanted).map_or_else(|| self.take_new(wanted), Ok)?;
+        if range.count > 1 {
+            self.memory.prepare(range);
+        }
         for frame in range.iter() {
             self.entries[frame.0 as usize] = Some(Entry { references: 1, charge });
         }

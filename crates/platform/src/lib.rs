@@ -95,6 +95,9 @@ pub trait Memory: Send + Sync {
     fn copy_out(&self, frame: Frame, offset: usize, buffer: &mut [u8]);
     /// Fills whole frames with zeros.
     fn zero(&self, frames: FrameRange);
+    /// Says that frames will be used soon, so that an implementation can put host memory behind them all at once. A hint:
+    /// content does not change, and nothing happens where it is of no use.
+    fn prepare(&self, _frames: FrameRange) {}
     /// Gives the host memory behind whole frames back; they read as zero afterwards. The frames must not be mapped.
     fn discard(&self, frames: FrameRange);
     /// Reads an aligned 32-bit word in one access.
