@@ -7,7 +7,7 @@
 //! The folder has mode 0700 and the database 0600, because secrets of access keys are stored as they are: verifying a
 //! signature needs the secret itself, not a hash of it.
 //!
-//! This crate is the only owner of SQL; every statement is in [`statement`]. Neighbours: `control` (functions),
+//! This crate is the only owner of SQL; every statement is in the module `statement`. Neighbours: `control` (functions),
 //! the binary (accounts and keys).
 
 #![forbid(unsafe_code)]
