@@ -43,8 +43,20 @@ const SKIPPED_FILES: [&str; 9] = [
     "usercustomize.",
     "libpython",
 ];
-/// Opened by name by the C library, `threading` and `ssl`, so no object says that it needs them.
-const LOADED_BY_NAME: [&str; 4] = ["libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"];
+/// Objects that no part of the image says it needs: the C library, `threading` and `ssl` open some by name, and wheels
+/// from PyPI may expect the others (`manylinux`, PEP 600), as AWS's images have them.
+const LOADED_BY_NAME: [&str; 10] = [
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+    "libm.so.6",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "librt.so.1",
+    "libutil.so.1",
+    "libnss_files.so.2",
+    "libnss_dns.so.2",
+    "libresolv.so.2",
+];
 /// Programs that the standard library starts: `os.system`, `subprocess` with `shell=True`, `#!/usr/bin/env`.
 const PROGRAMS: [&str; 2] = ["/bin/sh", "/usr/bin/env"];
 /// Data that the C library and OpenSSL look for.
