@@ -124,6 +124,7 @@ impl Bench {
             Ok(summary)
         };
         let one = load(&["--connections", "1", "--requests", &repetitions(2000)])?;
+        let memory = monitor_memory(&server)?;
         let many = load(&["--connections", "16", "--requests", &repetitions(10_000), "--warm-up", &repetitions(800)])?;
         let cold = load(&["--before", "update", "--requests", &repetitions(100), "--warm-up", "3"])?;
         if cold["placements"]["boot"] != cold["requests"] {
@@ -134,6 +135,7 @@ impl Bench {
         };
         Ok(vec![
             result("warm invoke, 1 connection, p50 µs", one["p50_us"].clone(), percentiles(&one)),
+            memory,
             result("warm invoke, 16 connections, requests/s", many["requests_per_s"].clone(), percentiles(&many)),
             result("cold start by full boot, p50 µs", cold["p50_us"].clone(), percentiles(&cold)),
         ])
@@ -197,6 +199,20 @@ impl Bench {
         command.args(["run", "--rootfs"]).arg(root).args(["--memory", memory_mib, "--"]);
         command
     }
+}
+
+/// The memory of the one environment that is alive, with its share of what it shares.
+fn monitor_memory(server: &Server) -> anyhow::Result<Value> {
+    // The zygote is the server's child and comes first; monitors are the zygote's.
+    let family = server.descendants()?;
+    let monitor = family.get(1).context("no environment is alive")?;
+    let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
+    let kib = |name: &str| -> anyhow::Result<f64> {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    };
+    let detail = format!("private {:.1} MiB", (kib("Private_Dirty:")? + kib("Private_Clean:")?) / 1024.0);
+    Ok(result("idle Python environment, PSS MiB", format!("{:.1}", kib("Pss:")? / 1024.0), detail))
 }
 
 fn median(values: &mut [f64]) -> f64 {
