@@ -54,6 +54,7 @@ impl Server {
             .args(&words[1..])
             .args(["dev", "--json", "--port", &port.to_string(), "--data"])
             .arg(data)
+            .env("CALYPTE_LOG", std::env::var_os("CALYPTE_LOG").unwrap_or_else(|| "warn".into()))
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
