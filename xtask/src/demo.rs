@@ -30,8 +30,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // Ctrl-C goes to the server as well, which ends cleanly; this process waits for it.
     ctrlc::set_handler(|| {}).context("cannot handle Ctrl-C")?;
     let server = Server::start(&[], &program, &data, options.port)?;
-    show(&server)?;
-    print_next_steps(&program, &server);
+    let example = show(&server)?;
+    print_next_steps(&program, &server, &example);
     if options.once {
         return Ok(());
     }
@@ -48,10 +48,14 @@ struct Example {
     runtime: String,
     handler: &'static str,
     event: String,
+    /// A short event to try next.
+    next_event: &'static str,
+    /// Arguments of a `calypte run` to try next.
+    next_run: &'static str,
 }
 
 /// Deploys an example, calls it, prints what came back and what it logged.
-fn show(server: &Server) -> anyhow::Result<()> {
+fn show(server: &Server) -> anyhow::Result<Example> {
     let example = choose_example(server)?;
     println!("\nDeploying {} as function `{FUNCTION}` on {} …", example.folder.display(), example.runtime);
     let folder = example.folder.to_string_lossy();
@@ -61,7 +65,7 @@ fn show(server: &Server) -> anyhow::Result<()> {
     println!("{}", server.calypte(&["invoke", FUNCTION, &example.event])?.trim_end());
     println!("\nWhat it logged:");
     print!("{}", server.calypte(&["logs", FUNCTION])?);
-    Ok(())
+    Ok(example)
 }
 
 /// The Python example if a Python was found on this host, the Rust example otherwise.
@@ -73,6 +77,8 @@ fn choose_example(server: &Server) -> anyhow::Result<Example> {
             runtime,
             handler: "handler.handler",
             event: serde_json::json!({ "text": text }).to_string(),
+            next_event: r#"{"text": "to be or not to be"}"#,
+            next_run: r#"-- python3 -c 'print("hello from a microVM")'"#,
         });
     }
     println!("No Python was found on this host, so the demo deploys the Rust example instead.");
@@ -81,6 +87,8 @@ fn choose_example(server: &Server) -> anyhow::Result<Example> {
         runtime: "provided.al2023".to_owned(),
         handler: "bootstrap",
         event: serde_json::json!({ "name": "Calypte" }).to_string(),
+        next_event: r#"{"name": "world"}"#,
+        next_run: "--rootfs / -- uname -a",
     })
 }
 
@@ -101,18 +109,19 @@ pub(crate) fn build_rust_example() -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn print_next_steps(program: &Path, server: &Server) {
+fn print_next_steps(program: &Path, server: &Server, example: &Example) {
     let (program, data) = (program.display(), server.data.display());
+    let Example { next_event, next_run, .. } = example;
     println!("\nTry next, in another terminal:\n");
-    println!("  {program} invoke {FUNCTION} '{{\"text\": \"to be or not to be\"}}' --data {data}");
-    println!("  {program} run --data {data} -- python3 -c 'print(\"hello from a microVM\")'");
-    println!("\nor with the AWS CLI:\n");
+    println!("  {program} invoke {FUNCTION} '{next_event}' --data {data}");
+    println!("  {program} run --data {data} {next_run}");
+    println!("\nor with the AWS CLI (version 1 takes no --cli-binary-format):\n");
     for (variable, value) in &server.environment {
         println!("  export {variable}={value}");
     }
     println!("  aws lambda list-functions");
     println!("  aws lambda invoke --function-name {FUNCTION} --cli-binary-format raw-in-base64-out \\");
-    println!("      --payload '{{\"text\": \"to be or not to be\"}}' /dev/stdout");
+    println!("      --payload '{next_event}' /dev/stdout");
 }
 
 /// The demo as part of the gate: as this user and, when that is root, as an ordinary one; nothing may be left behind.
