@@ -1,5 +1,6 @@
 //! `cargo xtask soak`: what takes too long for the gate. Its results, with the date, belong under `docs/soak/`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ fn load_with_faults(program: &Path, folder: &Path, duration: Duration) -> anyhow
     let example = root().join("examples/hello-python");
     let configuration = ["--name", "soak", "--runtime", &runtime, "--handler", "handler.handler"];
     server.calypte(&[&["deploy", &*example.to_string_lossy()], configuration.as_slice()].concat())?;
+    let mut victims = Victims::default();
     let deadline = Instant::now() + duration;
     let (mut requests, mut failed, mut kills) = (0, 0, 0);
     while Instant::now() < deadline {
@@ -44,13 +46,16 @@ fn load_with_faults(program: &Path, folder: &Path, duration: Duration) -> anyhow
             .envs(server.environment.clone())
             .stdout(std::process::Stdio::piped())
             .spawn()?;
-        kills += kill_some(&server, kills)?;
+        kills += victims.kill_one(&server, kills)?;
         let printed = load.wait_with_output()?;
         let summary: Value = serde_json::from_slice(&printed.stdout)?;
         requests += summary["requests"].as_u64().unwrap_or(0);
         failed +=
             summary["errors"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum::<u64>();
         println!("{requests} requests, {failed} failed, {kills} processes killed");
+    }
+    if kills == 0 {
+        bail!("nothing was killed: this run shows nothing");
     }
     // Each kill may fail the invocation that its monitor was running, and nothing else.
     if failed > kills {
@@ -59,11 +64,28 @@ fn load_with_faults(program: &Path, folder: &Path, duration: Duration) -> anyhow
     Ok(())
 }
 
-/// Kills a monitor, or at every fifth time the zygote itself.
-fn kill_some(server: &Server, so_far: u64) -> anyhow::Result<u64> {
-    let family = server.descendants()?;
-    // The zygote is the server's child and comes first; monitors are the zygote's.
-    let victim = if so_far % 5 == 4 { family.first() } else { family.last() };
-    let Some(victim) = victim else { return Ok(0) };
-    Ok(u64::from(output(Command::new("kill").args(["-KILL", &victim.to_string()])).is_ok()))
+/// The server's processes as far as they have been seen: monitors that lost their zygote are nobody's descendants.
+#[derive(Default)]
+struct Victims {
+    seen: BTreeSet<u32>,
+}
+
+impl Victims {
+    /// Kills a process: the zygote at every fifth time, a monitor otherwise. How many it were.
+    fn kill_one(&mut self, server: &Server, so_far: u64) -> anyhow::Result<u64> {
+        let family = server.descendants()?;
+        self.seen.extend(&family);
+        // The zygote is the server's child and comes first; monitors are the zygote's.
+        let zygote = family.first().copied();
+        // A process id may have gone to somebody else meanwhile; ours still have the zygote's command line.
+        let is_ours = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.ends_with("calypte\0zygote\0"))
+        };
+        let is_monitor = |pid: &u32| Some(*pid) != zygote && is_ours(pid);
+        let victim = if so_far % 5 == 4 { zygote } else { None };
+        let Some(victim) = victim.or_else(|| self.seen.iter().copied().find(is_monitor)) else { return Ok(0) };
+        self.seen.remove(&victim);
+        Ok(u64::from(output(Command::new("kill").args(["-KILL", &victim.to_string()])).is_ok()))
+    }
 }
