@@ -1,7 +1,9 @@
 //! `cargo xtask demo`: from nothing to the printed result of a real function, then a running system.
 
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -169,6 +171,24 @@ fn check_in(program: &Path, folder: &Path) -> anyhow::Result<Outcome> {
 const ORDINARY_USER: &str = "65534";
 const ORDINARY_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// `calypte run` as somebody: output, input, exit status, `/tmp`.
+fn check_run(wrapper: &[String], program: &Path) -> anyhow::Result<()> {
+    let script = "read word; echo $word >/tmp/file; read again </tmp/file; echo $again; exit 3";
+    let words: Vec<OsString> = wrapper.iter().map(OsString::from).chain([program.into()]).collect();
+    let mut child = Command::new(&words[0])
+        .args(&words[1..])
+        .args(["run", "--rootfs", "/", "--", "busybox", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("the program's input")?.write_all(b"hello\n")?;
+    let output = child.wait_with_output()?;
+    if output.status.code() != Some(3) || output.stdout != b"hello\n" {
+        bail!("calypte run: {}, printed {:?}", output.status, String::from_utf8_lossy(&output.stdout));
+    }
+    Ok(())
+}
+
 fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<()> {
     let server = Server::start(wrapper, program, data, 0)?;
     show(&server)?;
@@ -178,6 +198,7 @@ fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<(
     }
     let mounts_before = std::fs::read_to_string("/proc/mounts")?;
     drop(server);
+    check_run(wrapper, program)?;
     let left: Vec<u32> = family.into_iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
     if !left.is_empty() {
         bail!("processes {left:?} outlived the server");

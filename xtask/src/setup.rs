@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("busybox", "busybox"),
     ("python3", "python3"),
     ("setfacl", "acl"),
+    ("ps", "procps"),
 ];
 
 /// Packages from PyPI, in the versions that the tests were written against.
