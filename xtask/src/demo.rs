@@ -198,7 +198,6 @@ fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<(
     }
     let mounts_before = std::fs::read_to_string("/proc/mounts")?;
     drop(server);
-    check_run(wrapper, program)?;
     let left: Vec<u32> = family.into_iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
     if !left.is_empty() {
         bail!("processes {left:?} outlived the server");
@@ -206,5 +205,5 @@ fn check_as(wrapper: &[String], program: &Path, data: &Path) -> anyhow::Result<(
     if std::fs::read_to_string("/proc/mounts")? != mounts_before || mounts_before.contains(&*data.to_string_lossy()) {
         bail!("the server left or made a mount");
     }
-    Ok(())
+    check_run(wrapper, program)
 }
