@@ -7,6 +7,7 @@ mod bench;
 mod clients;
 mod command;
 mod demo;
+mod documents;
 mod gate;
 mod server;
 mod setup;
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Options),
     /// The long runs: load, faults, fuzzing. Results belong under `docs/soak/`.
     Soak(soak::Options),
+    /// Write the documents that are made from the code: `docs/system-calls.md`.
+    Docs,
     /// Install what the tests need, and nothing else.
     Setup,
 }
@@ -56,6 +59,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Test(options) => gate::run(options),
         Task::Bench(options) => bench::run(options),
         Task::Soak(options) => soak::run(options),
+        Task::Docs => documents::run(),
         Task::Setup => setup::run().map(|_| ()),
     }
 }

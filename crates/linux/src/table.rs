@@ -1,5 +1,9 @@
-//! Every system call: number, name, handler. Dispatch, the log of unknown calls and the documentation derive from it.
+//! Every system call: number, name, handler, what of it is supported. Dispatch, the log of unknown calls and the
+//! documentation (`docs/system-calls.md`) derive from it.
 
+pub mod refused;
+
+use std::fmt::Write;
 use std::sync::LazyLock;
 
 use crate::call::Call;
@@ -15,6 +19,15 @@ pub struct SystemCall {
     pub name: &'static str,
     /// Serves it.
     pub handler: fn(&mut Call<'_>) -> SysResult,
+    /// What of it is supported, and what the rest gives, for the documentation. Empty: all of it, as the manual page says.
+    pub supports: &'static str,
+}
+
+impl SystemCall {
+    /// Says what of the call is supported: flags, commands, and the errno of the others. Markdown without `|` and line breaks.
+    pub const fn supports(self, what: &'static str) -> Self {
+        Self { supports: what, ..self }
+    }
 }
 
 /// Numbers of system calls are below this.
@@ -66,37 +79,48 @@ pub fn find(number: u64) -> Option<SystemCall> {
     usize::try_from(number).ok().and_then(|number| BY_NUMBER.get(number).copied()).flatten()
 }
 
-/// The name of a call that programs are known to try and that is not offered, for the log.
-pub fn name_of_missing(number: u64) -> &'static str {
-    match number {
-        57 => "fork",
-        58 => "vfork",
-        101 => "ptrace",
-        165 => "mount",
-        206 => "io_setup",
-        237 => "mbind",
-        238 => "set_mempolicy",
-        239 => "get_mempolicy",
-        248 => "add_key",
-        250 => "keyctl",
-        253 => "inotify_init",
-        272 => "unshare",
-        294 => "inotify_init1",
-        298 => "perf_event_open",
-        300 => "fanotify_init",
-        308 => "setns",
-        310 => "process_vm_readv",
-        321 => "bpf",
-        323 => "userfaultfd",
-        329 => "pkey_mprotect",
-        330 => "pkey_alloc",
-        334 => "rseq",
-        425 => "io_uring_setup",
-        434 => "pidfd_open",
-        444 => "landlock_create_ruleset",
-        _ => "?",
+/// The documentation's table of all system calls, in Markdown.
+pub fn document() -> String {
+    let mut calls: Vec<&SystemCall> = all().collect();
+    calls.sort_by_key(|call| call.number);
+    let mut text = String::from(DOCUMENT_HEAD);
+    for call in &calls {
+        let supports = if call.supports.is_empty() { "all of it" } else { call.supports };
+        let _ = writeln!(text, "| {} | `{}` | {supports} |", call.number, call.name);
     }
+    text.push_str(REFUSED_HEAD);
+    let mut rows: Vec<(u16, &str, &refused::Group)> = refused::GROUPS
+        .iter()
+        .flat_map(|group| group.calls.iter().map(move |(number, name)| (*number, *name, group)))
+        .collect();
+    rows.sort_by_key(|(number, ..)| *number);
+    for (number, name, group) in rows {
+        let _ = writeln!(text, "| {number} | `{name}` | `{}` | {} |", group.errno.name(), group.why);
+    }
+    text
 }
+
+const DOCUMENT_HEAD: &str = "\
+# System calls
+
+Made from the table in `crates/linux/src/table.rs` by `cargo xtask docs`; a test holds it to the code.
+
+A call is served as its manual page says for x86-64 Linux, with what the last column says. Flags and commands that are
+not named there give the errno that Linux gives for unknown ones, `EINVAL` unless said otherwise. Every call that takes
+memory of the program gives `EFAULT` for memory that is not there.
+
+## Served
+
+| number | name | what is supported |
+|---|---|---|
+";
+
+const REFUSED_HEAD: &str = "
+## Not served
+
+| number | name | gives | why |
+|---|---|---|---|
+";
 
 #[cfg(test)]
 mod tests {
@@ -110,6 +134,23 @@ mod tests {
             if let Some(other) = seen.insert(call.number, call.name) {
                 panic!("{} and {other} are both number {}", call.name, call.number);
             }
+        }
+        for (number, name) in refused::GROUPS.iter().flat_map(|group| group.calls) {
+            if let Some(other) = seen.insert(*number, name) {
+                panic!("{name} is refused, and number {number} is served as {other}");
+            }
+        }
+        // `x86_64` of Linux 6.1: 0 to 334 and 424 to 450.
+        let missing: Vec<u16> = (0..=334).chain(424..=450).filter(|number| !seen.contains_key(number)).collect();
+        assert!(missing.is_empty(), "neither served nor refused: {missing:?}");
+    }
+
+    #[test]
+    fn the_document_has_a_row_for_every_call() {
+        let rows = document().lines().filter(|line| line.starts_with("| ") && !line.starts_with("| number")).count();
+        assert_eq!(rows, all().count() + refused::GROUPS.iter().map(|group| group.calls.len()).sum::<usize>());
+        for call in all() {
+            assert!(!call.supports.contains(['|', '\n']), "{}: the text would break the table", call.name);
         }
     }
 }

@@ -383,13 +383,15 @@ fn finish(thread: &mut crate::thread::Thread, value: u64) {
 }
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
-    kernel.has_refused_child |= ["fork", "vfork"].contains(&table::name_of_missing(number));
+    let refused = table::refused::find(number);
+    kernel.has_refused_child |= ["fork", "vfork"].contains(&refused.name);
     if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
-        match table::name_of_missing(number) {
+        let (name, errno, why) = (refused.name, refused.errno.name(), refused.why);
+        match name {
             // Every program tries it, and none needs it.
-            name @ "rseq" => tracing::debug!(number, name, "system call not offered"),
-            name => tracing::info!(number, name, "system call not offered"),
+            "rseq" => tracing::debug!(number, name, errno, why, "system call not offered"),
+            _ => tracing::info!(number, name, errno, why, "system call not offered"),
         }
     }
-    Stop::Errno(Errno::ENOSYS)
+    Stop::Errno(refused.errno)
 }

@@ -34,5 +34,5 @@ use crate::table::SystemCall;
 
 /// An entry of a family's list.
 const fn entry(number: u16, name: &'static str, handler: fn(&mut Call<'_>) -> SysResult) -> SystemCall {
-    SystemCall { number, name, handler }
+    SystemCall { number, name, handler, supports: "" }
 }
