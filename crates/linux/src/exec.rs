@@ -84,7 +84,7 @@ pub(crate) fn load(
     match fill(kernel, pid, space, &image, interpreter.as_ref(), &arguments, environment) {
         Ok((registers, facts)) => Ok(Loaded { space, registers, facts, name }),
         Err(errno) => {
-            kernel.spaces.destroy(space, &mut kernel.frames);
+            kernel.spaces.release(space, &mut kernel.frames);
             Err(errno)
         }
     }

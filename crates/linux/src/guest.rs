@@ -211,7 +211,7 @@ impl Guest {
         let process = Process::new(FIRST_PID, space, file::standard_streams(), root, started_ns);
         kernel.processes.insert(FIRST_PID, process);
         let loaded = load_first(kernel, program, arguments, environment, cwd);
-        kernel.spaces.destroy(space, &mut kernel.frames);
+        kernel.spaces.release(space, &mut kernel.frames);
         let loaded = loaded.inspect_err(|_| {
             // Another path may be tried.
             kernel.processes.remove(&FIRST_PID);

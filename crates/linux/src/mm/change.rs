@@ -65,7 +65,7 @@ pub enum Source {
 impl Space {
     /// Adds an area; its address.
     pub(crate) fn map(&mut self, frames: &mut Frames, request: MapRequest) -> Result<u64, Errno> {
-        let length = page_up(request.length).filter(|length| *length <= self.highest).ok_or(Errno::ENOMEM)?;
+        let length = page_up(request.length).filter(|length| *length <= self.layout.highest).ok_or(Errno::ENOMEM)?;
         let start = self.place(request.address, length, request.placement)?;
         let end = start + length;
         if request.placement == Placement::Fixed {
@@ -98,22 +98,23 @@ impl Space {
     }
 
     fn place(&self, address: u64, length: u64, placement: Placement) -> Result<u64, Errno> {
-        let fits =
-            |start: u64| start >= self.lowest && start.checked_add(length).is_some_and(|end| end <= self.highest);
+        let fits = |start: u64| {
+            start >= self.layout.lowest && start.checked_add(length).is_some_and(|end| end <= self.layout.highest)
+        };
         match placement {
             Placement::Hint => {
                 let hint = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
                 if hint != 0 && fits(hint) && self.areas.is_free(hint, hint + length) {
                     return Ok(hint);
                 }
-                self.areas.find_gap(length, self.lowest, self.mmap_top).ok_or(Errno::ENOMEM)
+                self.areas.find_gap(length, self.layout.lowest, self.layout.mmap_top).ok_or(Errno::ENOMEM)
             }
             Placement::Fixed | Placement::FixedNoReplace => {
                 if !is_page_aligned(address) {
                     return Err(Errno::EINVAL);
                 }
                 if !fits(address) {
-                    return Err(if address < self.lowest { Errno::EPERM } else { Errno::ENOMEM });
+                    return Err(if address < self.layout.lowest { Errno::EPERM } else { Errno::ENOMEM });
                 }
                 if placement == Placement::FixedNoReplace && !self.areas.is_free(address, address + length) {
                     return Err(Errno::EEXIST);
@@ -130,7 +131,7 @@ impl Space {
         }
         page_up(length)
             .and_then(|length| start.checked_add(length))
-            .filter(|end| *end <= self.highest)
+            .filter(|end| *end <= self.layout.highest)
             .ok_or(Errno::ENOMEM)
     }
 
@@ -186,7 +187,7 @@ impl Space {
         let old_end = self.range_end(old, old_length).map_err(|_| Errno::EINVAL)?;
         let old_length = old_end - old;
         let new_length =
-            page_up(new_length).filter(|length| *length > 0 && *length <= self.highest).ok_or(Errno::EINVAL)?;
+            page_up(new_length).filter(|length| *length > 0 && *length <= self.layout.highest).ok_or(Errno::EINVAL)?;
         if old_length == 0 {
             return Err(Errno::EINVAL); // Duplicating a shared mapping this way is deprecated and not offered.
         }
@@ -207,7 +208,7 @@ impl Space {
             return Ok(old);
         }
         let new_end = old.checked_add(new_length).ok_or(Errno::ENOMEM)?;
-        if area.end == old_end && new_end <= self.highest && self.areas.is_free(old_end, new_end) {
+        if area.end == old_end && new_end <= self.layout.highest && self.areas.is_free(old_end, new_end) {
             self.areas.at_mut(old).expect("just found").1.end = new_end;
             return Ok(old);
         }
@@ -298,20 +299,22 @@ impl Space {
 
     /// `brk`: the new end of the heap, which is the old one if it cannot be as asked for.
     pub(crate) fn set_break_end(&mut self, frames: &mut Frames, wanted: u64, bytes_max: u64) -> u64 {
-        let limit = self.break_start.saturating_add(bytes_max.min(BREAK_BYTES_MAX));
-        if wanted < self.break_start || wanted > limit {
-            return self.break_end;
+        let limit = self.layout.break_start.saturating_add(bytes_max.min(BREAK_BYTES_MAX));
+        if wanted < self.layout.break_start || wanted > limit {
+            return self.layout.break_end;
         }
-        let (Some(old_end), Some(new_end)) = (page_up(self.break_end), page_up(wanted)) else { return self.break_end };
+        let (Some(old_end), Some(new_end)) = (page_up(self.layout.break_end), page_up(wanted)) else {
+            return self.layout.break_end;
+        };
         let result = match new_end.cmp(&old_end) {
             std::cmp::Ordering::Less => self.unmap(frames, new_end, old_end - new_end),
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Greater => self.grow_break(frames, old_end, new_end),
         };
         if result.is_ok() {
-            self.break_end = wanted;
+            self.layout.break_end = wanted;
         }
-        self.break_end
+        self.layout.break_end
     }
 
     fn grow_break(&mut self, frames: &mut Frames, start: u64, end: u64) -> Result<(), Errno> {

@@ -1,5 +1,5 @@
-//! Memory of processes: areas (`area`), the pages behind them (`pages`), what fills pages on demand (`fault`) and the
-//! changes that `mmap` and its family make (`change`).
+//! Memory of processes: areas (`area`), the pages behind them (`pages`), what fills pages on demand (`fault`), the
+//! changes that `mmap` and its family make (`change`) and what `fork` copies (`fork`).
 //!
 //! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
 //! area's protection; it holds one reference to its frame.
@@ -7,6 +7,7 @@
 mod area;
 mod change;
 mod fault;
+mod fork;
 mod pages;
 
 use std::collections::BTreeMap;
@@ -38,14 +39,25 @@ pub struct AddressSpaces {
     out_of_memory: bool,
 }
 
-/// One process's memory.
+/// The memory of a process, or of several (`CLONE_VM`).
 pub(crate) struct Space {
+    /// Processes that use it.
+    users: u32,
     platform: Box<dyn AddressSpace>,
     areas: Areas,
     pages: Pages,
+    layout: Layout,
+}
+
+/// Where things are in an address space.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    /// First address that may be mapped, and one past the last.
     lowest: u64,
     highest: u64,
+    /// Where `mmap` without an address begins to look, downwards.
     mmap_top: u64,
+    /// The heap that `brk` grows.
     break_start: u64,
     break_end: u64,
 }
@@ -78,8 +90,6 @@ impl AddressSpaces {
     pub fn create(&mut self, machine: &dyn Machine) -> Result<SpaceId, PlatformError> {
         let reserved = machine.reserved();
         let platform = machine.create_address_space()?;
-        self.last_id += 1;
-        let id = SpaceId(self.last_id);
         // The platform's own pages lie at one end of the address space; what is left is the process's.
         let (lowest, highest) = if reserved.start <= LOWEST_ADDRESS {
             (reserved.end.max(LOWEST_ADDRESS).next_multiple_of(PAGE_SIZE as u64), machine.user_end())
@@ -87,26 +97,34 @@ impl AddressSpaces {
             (LOWEST_ADDRESS, machine.user_end().min(reserved.start))
         };
         let highest = highest / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-        let space = Space {
+        Ok(self.add(Space {
+            users: 1,
             platform,
             areas: Areas::default(),
             pages: Pages::default(),
-            lowest,
-            highest,
-            mmap_top: highest,
-            break_start: 0,
-            break_end: 0,
-        };
-        self.spaces.insert(id, space);
-        Ok(id)
+            layout: Layout { lowest, highest, mmap_top: highest, break_start: 0, break_end: 0 },
+        }))
     }
 
-    /// Ends an address space and frees what only it used.
-    pub fn destroy(&mut self, id: SpaceId, frames: &mut Frames) {
-        if let Some(mut space) = self.spaces.remove(&id) {
-            let runs = space.pages.remove(0, u64::MAX / PAGE_SIZE as u64);
-            drop(space);
-            release(frames, &runs);
+    fn add(&mut self, space: Space) -> SpaceId {
+        self.last_id += 1;
+        let id = SpaceId(self.last_id);
+        self.spaces.insert(id, space);
+        id
+    }
+
+    /// Notes one more process that uses an address space.
+    pub fn share(&mut self, id: SpaceId) {
+        self.space(id).users += 1;
+    }
+
+    /// A process uses an address space no more. With the last one it ends, and what only it used is freed.
+    pub fn release(&mut self, id: SpaceId, frames: &mut Frames) {
+        let space = self.space(id);
+        space.users -= 1;
+        if space.users == 0 {
+            let space = self.spaces.remove(&id).expect("just found");
+            space.end(frames);
         }
     }
 
@@ -170,6 +188,13 @@ impl AddressSpaces {
 }
 
 impl Space {
+    /// Ends all mappings and frees what nobody else uses.
+    fn end(mut self, frames: &mut Frames) {
+        let runs = self.pages.remove(0, u64::MAX / PAGE_SIZE as u64);
+        drop(self);
+        release(frames, &runs);
+    }
+
     /// Bytes of all areas.
     pub(crate) fn size(&self) -> u64 {
         self.areas.iter().map(|(start, area)| area.end - start).sum()
@@ -177,23 +202,23 @@ impl Space {
 
     /// One past the highest address that may be mapped.
     pub(crate) fn highest(&self) -> u64 {
-        self.highest
+        self.layout.highest
     }
 
     /// Sets where `mmap` without an address begins to look, downwards.
     pub(crate) fn set_mmap_top(&mut self, top: u64) {
-        self.mmap_top = top;
+        self.layout.mmap_top = top;
     }
 
     /// Where the heap ends.
     pub(crate) fn break_end(&self) -> u64 {
-        self.break_end
+        self.layout.break_end
     }
 
     /// Sets where the heap that `brk` grows begins.
     pub(crate) fn set_break(&mut self, start: u64) {
-        self.break_start = start;
-        self.break_end = start;
+        self.layout.break_start = start;
+        self.layout.break_end = start;
     }
 
     fn describe(&self) -> impl Iterator<Item = AreaDescription> {

@@ -110,7 +110,7 @@ fn execve(call: &mut Call<'_>) -> SysResult {
     }
     let loaded = exec::load(call.kernel, call.pid, &path, arguments, &environment)?;
     if !call.kernel.end_other_threads(call.tid) {
-        call.kernel.spaces.destroy(loaded.space, &mut call.kernel.frames);
+        call.kernel.spaces.release(loaded.space, &mut call.kernel.frames);
         return Err(Stop::Block(Wait::on(WaitKey::Exit(call.pid))));
     }
     let now_ns = call.kernel.clock.monotonic_ns();
@@ -124,7 +124,7 @@ fn execve(call: &mut Call<'_>) -> SysResult {
     process.started_ns = now_ns;
     process.files.close_on_exec();
     call.kernel.network.settle_closed();
-    call.kernel.spaces.destroy(old_space, &mut call.kernel.frames);
+    call.kernel.spaces.release(old_space, &mut call.kernel.frames);
 
     // Whichever thread called, the process goes on as its first thread.
     let mut thread = call.kernel.threads.remove(&call.tid).expect("the caller exists");
