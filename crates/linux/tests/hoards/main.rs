@@ -6,8 +6,12 @@
 #[allow(dead_code, reason = "other tests need the rest")]
 #[path = "../programs/guest.rs"]
 mod guest;
+#[allow(dead_code, reason = "other tests need the rest")]
+#[path = "../programs/program.rs"]
+mod program;
 
-use guest::{Linking, run_in_guest};
+use guest::{Platform, Shape, run_in_guest};
+use program::Linking;
 
 const MEMORY_MIB: u32 = 64;
 /// Most memory of this process while one guest hoards, MiB: the guest's own, its `/tmp`, and what the monitor keeps.
@@ -38,9 +42,15 @@ fn a_hoarding_guest_is_bounded() {
         "proc",
         "ways",
     ];
+    let platform = Platform::Kvm;
+    if let Some(reason) = platform.unavailable() {
+        eprintln!("SKIP a_hoarding_guest_is_bounded: {reason}");
+        return;
+    }
     peak_mib();
     for hoard in hoards {
-        let Some(run) = run_in_guest("hoards", Linking::Static, &[hoard], 1, MEMORY_MIB) else { return };
+        let shape = Shape { platform, vcpu_count: 1, memory_mib: MEMORY_MIB };
+        let run = run_in_guest("hoards", Linking::Static, &[hoard], shape);
         let peak = peak_mib();
         assert_eq!(run.status, 0, "{run:?}");
         assert!(peak <= RESIDENT_MIB_MAX, "{hoard}: {peak} MiB, {run:?}");

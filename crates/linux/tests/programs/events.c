@@ -1,4 +1,5 @@
 /* Waiting: pipes, eventfd, timerfd, poll, select, epoll (level, edge, one-shot, nested), from several threads. */
+#include "check.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,14 +15,6 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
-
-#define SAY(expression)                                                        \
-    do {                                                                       \
-        errno = 0;                                                             \
-        long result = (long)(expression);                                      \
-        printf("%s = %ld%s%s\n", #expression, result, result < 0 ? " " : "",   \
-               result < 0 ? strerrorname_np(errno) : "");                      \
-    } while (0)
 
 static char buffer[1 << 20];
 

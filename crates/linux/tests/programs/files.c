@@ -1,4 +1,5 @@
 /* Files in /tmp: creation, positions, holes, names, links, renaming, metadata, and the errors of all of these. */
+#include "check.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,14 +12,6 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-#define SAY(expression)                                                        \
-    do {                                                                       \
-        errno = 0;                                                             \
-        long result = (long)(expression);                                      \
-        printf("%s = %ld%s%s\n", #expression, result, result < 0 ? " " : "",   \
-               result < 0 ? strerrorname_np(errno) : "");                      \
-    } while (0)
 
 static char buffer[1 << 16];
 

@@ -1,107 +1,81 @@
-//! Small Linux programs, run on this host and in a virtual machine: the same output and the same end are expected. That the
-//! host agrees proves the test.
+//! Small Linux programs, run on this host and in guests: the same output and the same end are expected. That the host
+//! agrees proves the test. Each printed line is one assertion, and so is each end.
+//!
+//! A new program is a file `NAME.c` in this folder and a line of [`PROGRAMS`]. One alone:
+//! `cargo test -p calypte-linux --test programs -- NAME`.
 
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test harness speaks to its user")]
 
+mod conformance;
 mod guest;
+mod program;
 
-use guest::{Linking, check, check_end, run_in_guest};
+use std::path::Path;
+use std::process::ExitCode;
 
-#[test]
-fn start_of_a_program() {
-    check("start", &["one", "two words", ""]);
-}
+use conformance::{Conformance, Program};
+use libtest_mimic::{Arguments, Trial};
 
-#[test]
-fn threads() {
-    check("threads", &[]);
-}
+/// Names a folder: the programs and what they do on this host are put there, for a machine without a compiler.
+const RECORD: &str = "CALYPTE_CONFORMANCE_RECORD";
 
-#[test]
-fn preemption_and_vector_state() {
-    check("preemption", &[]);
-}
+const PROGRAMS: &[Program] = &[
+    Program::new("start").arguments(&["one", "two words", ""]),
+    Program::new("threads"),
+    Program::new("preemption"),
+    Program::new("futexes"),
+    Program::new("memory"),
+    Program::new("clocks"),
+    Program::new("signals").ends_with(128 + 10),
+    Program::new("exec"),
+    Program::new("files"),
+    Program::new("events"),
+    Program::new("sockets"),
+    Program::new("end").arguments(&["segv"]).ends_with(128 + 11),
+    Program::new("end").arguments(&["recursion"]).ends_with(128 + 11),
+    Program::new("end").arguments(&["abort"]).ends_with(128 + 6),
+    Program::new("end").arguments(&["illegal"]).ends_with(128 + 4),
+    Program::new("end").arguments(&["divide"]).ends_with(128 + 8),
+    Program::new("end").arguments(&["return-nowhere"]).ends_with(128 + 11),
+    Program::new("end").arguments(&["return-with-garbage"]).ends_with(128 + 11),
+    Program::new("end").arguments(&["stack-nowhere"]).ends_with(128 + 7),
+    Program::new("end").arguments(&["streams-closed"]).ends_with(17),
+    Program::new("end").arguments(&["much-at-once"]).ends_with(21),
+    // A thread ends although no memory is left.
+    Program::new("end").arguments(&["exit-without-memory"]).memory_mib(64).only_in_guests(18, None),
+    Program::new("end").arguments(&["hog"]).memory_mib(64).only_in_guests(guest::OUT_OF_MEMORY, None),
+    // On the host their numbers would do harm.
+    Program::new("garbage").arguments(&["1"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
+    Program::new("garbage").arguments(&["2"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
+    Program::new("garbage").arguments(&["3"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
+];
 
-#[test]
-fn futexes() {
-    check("futexes", &[]);
-}
-
-#[test]
-fn memory() {
-    check("memory", &[]);
-}
-
-#[test]
-fn clocks() {
-    check("clocks", &[]);
-}
-
-#[test]
-fn signals() {
-    check("signals", &[]);
-}
-
-#[test]
-fn execve() {
-    check("exec", &[]);
-}
-
-#[test]
-fn files() {
-    check("files", &[]);
-}
-
-#[test]
-fn events() {
-    check("events", &[]);
-}
-
-#[test]
-fn sockets() {
-    check("sockets", &[]);
-}
-
-/// On the host the numbers and garbage of this test would do harm, so it runs in the guest only.
-#[test]
-fn garbage_in_every_system_call() {
-    for seed in ["1", "2", "3"] {
-        let Some(run) = run_in_guest("garbage", Linking::Static, &[seed], 1, 64) else { return };
-        assert_eq!(run.output.lines().last(), Some("all calls made"), "seed {seed}: {run:?}");
-        assert_eq!(run.status, 0, "seed {seed}: {run:?}");
+fn main() -> ExitCode {
+    if let Some(folder) = std::env::var_os(RECORD) {
+        conformance::record(PROGRAMS, Path::new(&folder));
+        return ExitCode::SUCCESS;
     }
-}
-
-#[test]
-fn ends_by_signals_and_limits() {
-    check_end("end", "segv", 128 + 11);
-    check_end("end", "recursion", 128 + 11);
-    check_end("end", "abort", 128 + 6);
-    check_end("end", "illegal", 128 + 4);
-    check_end("end", "divide", 128 + 8);
-    check_end("end", "return-nowhere", 128 + 11);
-    check_end("end", "return-with-garbage", 128 + 11);
-    check_end("end", "stack-nowhere", 128 + 7);
-    check_end("end", "streams-closed", 17);
-    check_end("end", "much-at-once", 21);
-}
-
-#[test]
-fn memory_beyond_the_limit_ends_the_guest() {
-    let Some(run) = run_in_guest("end", Linking::Static, &["hog"], 1, 64) else { return };
-    assert_eq!(run.status, guest::OUT_OF_MEMORY, "{run:?}");
-}
-
-#[test]
-fn a_thread_ends_although_no_memory_is_left() {
-    let Some(run) = run_in_guest("end", Linking::Static, &["exit-without-memory"], 1, 64) else { return };
-    assert_eq!(run.status, 18, "{run:?}");
+    let arguments = Arguments::from_args();
+    let conformance = Conformance::new(PROGRAMS);
+    let mut trials = conformance.trials();
+    if guest::Platform::Kvm.unavailable().is_none() {
+        trials.push(Trial::test("mutated programs load or are refused", || {
+            mutated_programs_load_or_are_refused();
+            Ok(())
+        }));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if conclusion.has_failed() {
+        return conclusion.exit_code();
+    }
+    let is_whole = conclusion.num_filtered_out == 0 && !arguments.list;
+    if is_whole { conformance.report() } else { ExitCode::SUCCESS }
 }
 
 /// Every byte of the headers changed in some way: whatever that makes of the program, loading it ends well or with an error.
-#[test]
 fn mutated_programs_load_or_are_refused() {
-    let Some(sound) = guest::program_bytes("start", Linking::Dynamic) else { return };
+    let file = program::file("start", program::Linking::Dynamic);
+    let sound = std::fs::read(program::folder().join(file)).expect("it was just compiled");
     let headers = 64 + 56 * 13;
     let mut refused = 0;
     for position in (0..headers).step_by(3) {

@@ -1,4 +1,5 @@
 /* Sockets: pairs, Unix and loopback TCP and UDP, with and without waiting, and files sent through them. */
+#include "check.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -18,14 +19,6 @@
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
-
-#define SAY(expression)                                                        \
-    do {                                                                       \
-        errno = 0;                                                             \
-        long result = (long)(expression);                                      \
-        printf("%s = %ld%s%s\n", #expression, result, result < 0 ? " " : "",   \
-               result < 0 ? strerrorname_np(errno) : "");                      \
-    } while (0)
 
 static char buffer[1 << 20];
 

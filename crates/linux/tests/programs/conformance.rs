@@ -1,0 +1,234 @@
+//! Programs × platforms × modes as tests, and the count of what they assert.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::guest::{Platform, Shape, run_in_guest};
+use crate::program::{self, Linking, Run, run_on_host};
+
+/// Fewest assertions that every platform must hold (`SPECIFICATION.md`).
+const ASSERTIONS_MIN: usize = 400;
+/// Differing lines that a failure shows.
+const SHOWN_DIFFERENCES_MAX: usize = 20;
+const MEMORY_MIB: u32 = 256;
+
+/// A test program and what is expected of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Program {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    memory_mib: u32,
+    expected: Expected,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    /// What it does on the host; the host itself is held to an end, if there is one here.
+    AsOnHost { status: Option<i32> },
+    /// It cannot run on the host: this end, and this last line.
+    InGuests { status: i32, last_line: Option<&'static str> },
+}
+
+impl Program {
+    /// `NAME.c`, expected to do in guests what it does on the host.
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self { name, arguments: &[], memory_mib: MEMORY_MIB, expected: Expected::AsOnHost { status: None } }
+    }
+
+    /// Its arguments.
+    pub(crate) const fn arguments(mut self, arguments: &'static [&'static str]) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// The guest's memory, 256 MiB unless told.
+    pub(crate) const fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Its exit status, on the host too.
+    pub(crate) const fn ends_with(mut self, status: i32) -> Self {
+        self.expected = Expected::AsOnHost { status: Some(status) };
+        self
+    }
+
+    /// It is not run on the host.
+    pub(crate) const fn only_in_guests(mut self, status: i32, last_line: Option<&'static str>) -> Self {
+        self.expected = Expected::InGuests { status, last_line };
+        self
+    }
+
+    fn runs_on_host(&self) -> bool {
+        matches!(self.expected, Expected::AsOnHost { .. })
+    }
+
+    fn check_on_host(&self) -> Result<usize, Failed> {
+        let Expected::AsOnHost { status } = self.expected else { return Ok(0) };
+        let runs = linkings().map(|linking| run_on_host(self.name, linking, self.arguments));
+        for run in &runs {
+            // Without an end of its own a program must at least not be killed.
+            if status.map_or(run.status >= 128, |status| run.status != status) {
+                return Err(format!("ended with {} on the host:\n{}", run.status, run.output).into());
+            }
+        }
+        Ok(runs.map(|run| assertions(&run)).into_iter().max().unwrap_or(0))
+    }
+
+    fn check_in_guest(&self, mode: Mode) -> Result<usize, Failed> {
+        let shape = Shape { platform: mode.platform, vcpu_count: mode.vcpu_count, memory_mib: self.memory_mib };
+        let found = run_in_guest(self.name, mode.linking, self.arguments, shape);
+        match self.expected {
+            Expected::AsOnHost { .. } => {
+                let expected = run_on_host(self.name, mode.linking, self.arguments);
+                if found != expected {
+                    return Err(difference(&expected, &found).into());
+                }
+            }
+            Expected::InGuests { status, last_line } => {
+                if found.status != status || last_line.is_some_and(|line| found.output.lines().last() != Some(line)) {
+                    return Err(format!("expected status {status}, last line {last_line:?}: {found:?}").into());
+                }
+            }
+        }
+        Ok(assertions(&found))
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.arguments.iter().filter(|word| !word.is_empty()).try_for_each(|word| write!(f, " {word}"))
+    }
+}
+
+/// A way to run a program in a guest.
+#[derive(Debug, Clone, Copy)]
+struct Mode {
+    platform: Platform,
+    linking: Linking,
+    vcpu_count: usize,
+}
+
+fn linkings() -> [Linking; 2] {
+    [Linking::Static, Linking::Dynamic]
+}
+
+fn vcpu_counts() -> [usize; 2] {
+    [1, 2]
+}
+
+fn modes(platform: Platform) -> impl Iterator<Item = Mode> {
+    linkings()
+        .into_iter()
+        .flat_map(move |linking| vcpu_counts().map(|vcpu_count| Mode { platform, linking, vcpu_count }))
+}
+
+fn assertions(run: &Run) -> usize {
+    run.output.lines().count() + 1
+}
+
+/// The lines in which two runs differ.
+fn difference(expected: &Run, found: &Run) -> String {
+    let mut text = String::new();
+    if expected.status != found.status {
+        text += &format!("status: expected {}, found {}\n", expected.status, found.status);
+    }
+    let (expected, found): (Vec<&str>, Vec<&str>) = (expected.output.lines().collect(), found.output.lines().collect());
+    let lines = (0..expected.len().max(found.len())).filter(|line| expected.get(*line) != found.get(*line));
+    for line in lines.take(SHOWN_DIFFERENCES_MAX) {
+        let shown = |lines: &[&str]| lines.get(line).map_or("(no line)".to_owned(), |&line| line.to_owned());
+        text += &format!("line {}: expected {}\n{:>9} found    {}\n", line + 1, shown(&expected), "", shown(&found));
+    }
+    text
+}
+
+/// Puts the programs and what they do on this host into a folder.
+pub(crate) fn record(programs: &[Program], folder: &Path) {
+    std::fs::create_dir_all(folder).expect("a folder to record to");
+    for program in programs {
+        for linking in linkings() {
+            program::record(program.name, linking, program.arguments, program.runs_on_host(), folder);
+        }
+    }
+}
+
+/// The suite: its tests, and what they have counted.
+pub(crate) struct Conformance {
+    programs: &'static [Program],
+    /// By place (`host` or a platform's name) and program; the fewest of all modes.
+    counts: Arc<Mutex<BTreeMap<(&'static str, String), usize>>>,
+}
+
+impl Conformance {
+    /// Nothing counted yet.
+    pub(crate) fn new(programs: &'static [Program]) -> Self {
+        Self { programs, counts: Arc::default() }
+    }
+
+    /// One test for each program, platform and mode.
+    pub(crate) fn trials(&self) -> Vec<Trial> {
+        let mut trials = Vec::new();
+        for program in self.programs.iter().copied().filter(Program::runs_on_host) {
+            trials.push(self.trial("host", program, format!("{program}, host"), move || program.check_on_host()));
+        }
+        for &platform in Platform::ALL {
+            if let Some(reason) = platform.unavailable() {
+                eprintln!("SKIP conformance on {}: {reason}", platform.name());
+                continue;
+            }
+            for program in self.programs.iter().copied() {
+                for mode in modes(platform) {
+                    let Mode { linking, vcpu_count, .. } = mode;
+                    let name = format!("{program}, {}, {linking:?}, {vcpu_count} vCPU", platform.name());
+                    trials.push(self.trial(platform.name(), program, name, move || program.check_in_guest(mode)));
+                }
+            }
+        }
+        trials
+    }
+
+    fn trial(
+        &self,
+        place: &'static str,
+        program: Program,
+        name: String,
+        check: impl FnOnce() -> Result<usize, Failed> + Send + 'static,
+    ) -> Trial {
+        let counts = Arc::clone(&self.counts);
+        Trial::test(name, move || {
+            let found = check()?;
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.entry((place, program.to_string())).and_modify(|count| *count = found.min(*count)).or_insert(found);
+            Ok(())
+        })
+    }
+
+    /// Prints the counts of a whole run, and fails if they are fewer than promised.
+    pub(crate) fn report(&self) -> ExitCode {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals: BTreeMap<&str, usize> = BTreeMap::new();
+        for ((place, _), count) in counts.iter() {
+            *totals.entry(place).or_default() += count;
+        }
+        for program in self.programs.iter().map(Program::to_string) {
+            let on = |place: &&str| counts.get(&(*place, program.clone())).map(|count| format!("{count:>5} {place}"));
+            let shown: Vec<String> = totals.keys().filter_map(on).collect();
+            println!("conformance: {program:<28} {}", shown.join(" "));
+        }
+        let mut code = ExitCode::SUCCESS;
+        for (place, total) in totals {
+            println!("conformance: {total} assertions on {place}");
+            if total < ASSERTIONS_MIN {
+                eprintln!("conformance: at least {ASSERTIONS_MIN} are promised");
+                code = ExitCode::FAILURE;
+            }
+        }
+        code
+    }
+}
