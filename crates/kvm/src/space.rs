@@ -38,6 +38,9 @@ const ROOT_LEVEL: u32 = 4;
 /// Runs of frames to flush are joined over gaps up to this size: to flush a few frames too many costs less than
 /// another pair of system calls.
 const FLUSH_GAP_FRAMES: u32 = 4;
+/// Most runs flushed one by one. With more of them gaps are wider: at some tens of microseconds each, scattered frames of
+/// a large process would take longer than to have all of it translated anew.
+const FLUSH_RUNS_MAX: usize = 64;
 
 /// One table and the record of its content.
 struct Table {
@@ -114,9 +117,10 @@ impl KvmAddressSpace {
         self.arena.entry(*page, slot).store(visible, Ordering::Release);
     }
 
-    /// Replaces every mapped entry of a range by `change` of it, and has changed translations flushed.
-    fn update(&mut self, range: Range<u64>, change: impl Fn(u64) -> u64) {
-        let mut stale = FrameRuns::default();
+    /// Replaces every mapped entry of a range by `change` of it. The frames of translations that allowed more before than
+    /// now are added to `stale`. (Where more is allowed than before, the processor finds out by itself: a fault makes it,
+    /// and KVM, look again, and at worst reaches the monitor, which has it repeated.)
+    fn update(&mut self, range: Range<u64>, stale: &mut FrameRuns, change: impl Fn(u64) -> u64) {
         let mut address = range.start;
         while address < range.end {
             let table = match self.leaf_table(address) {
@@ -133,14 +137,13 @@ impl KvmAddressSpace {
                 let new = if old == 0 { 0 } else { change(old) };
                 if new != old {
                     self.set_leaf(table, slot, new);
-                    if old & entry::PRESENT != 0 {
+                    if allows_less(old, new) {
                         stale.push(frame_of(old));
                     }
                 }
                 address += PAGE;
             }
         }
-        self.flush(stale);
     }
 
     fn flush(&self, stale: FrameRuns) {
@@ -186,11 +189,22 @@ impl AddressSpace for KvmAddressSpace {
     }
 
     fn unmap(&mut self, address: u64, length: u64) {
-        self.update(checked_range(address, length), |_| 0);
+        let mut stale = FrameRuns::default();
+        self.update(checked_range(address, length), &mut stale, |_| 0);
+        self.flush(stale);
     }
 
     fn protect(&mut self, address: u64, length: u64, protection: Protection) {
-        self.update(checked_range(address, length), |old| leaf_entry(frame_of(old), protection));
+        self.protect_all(&[(address, length, protection)]);
+    }
+
+    fn protect_all(&mut self, ranges: &[(u64, u64, Protection)]) {
+        let mut stale = FrameRuns::default();
+        for &(address, length, protection) in ranges {
+            let range = checked_range(address, length);
+            self.update(range, &mut stale, |old| leaf_entry(frame_of(old), protection));
+        }
+        self.flush(stale);
     }
 }
 
@@ -214,20 +228,31 @@ impl FrameRuns {
         }
     }
 
-    /// The runs in order, joined over small gaps.
+    /// The runs in order, joined over small gaps, and over larger ones if there are too many.
     fn join(mut self) -> Vec<FrameRange> {
         self.0.sort_unstable_by_key(|run| run.first);
-        let mut joined: Vec<FrameRange> = Vec::with_capacity(self.0.len());
-        for run in self.0 {
-            match joined.last_mut() {
-                Some(last) if run.first.0 <= last.first.0 + last.count + FLUSH_GAP_FRAMES => {
-                    last.count = last.count.max(run.first.0 + run.count - last.first.0);
-                }
-                _ => joined.push(run),
-            }
+        let mut gap = FLUSH_GAP_FRAMES;
+        let mut joined = join_over(self.0, gap);
+        while joined.len() > FLUSH_RUNS_MAX {
+            gap = gap.saturating_mul(4);
+            joined = join_over(joined, gap);
         }
         joined
     }
+}
+
+/// Joins runs, given in order, over gaps of up to `gap` frames.
+fn join_over(runs: Vec<FrameRange>, gap: u32) -> Vec<FrameRange> {
+    let mut joined: Vec<FrameRange> = Vec::with_capacity(runs.len());
+    for run in runs {
+        match joined.last_mut() {
+            Some(last) if run.first.0 <= (last.first.0 + last.count).saturating_add(gap) => {
+                last.count = last.count.max(run.first.0 + run.count - last.first.0);
+            }
+            _ => joined.push(run),
+        }
+    }
+    joined
 }
 
 /// The entry number of an address in its table of a level.
@@ -253,6 +278,13 @@ fn leaf_entry(frame: Frame, protection: Protection) -> u64 {
         value |= entry::NO_EXECUTE;
     }
     value
+}
+
+/// Whether a translation made from `old` may do what one made from `new` must not.
+fn allows_less(old: u64, new: u64) -> bool {
+    let is_other = (old ^ new) & entry::ADDRESS != 0;
+    let lost = old & !new & (entry::PRESENT | entry::WRITE) != 0 || new & !old & entry::NO_EXECUTE != 0;
+    old & entry::PRESENT != 0 && (is_other || lost)
 }
 
 fn frame_of(value: u64) -> Frame {
@@ -285,6 +317,31 @@ mod tests {
         check(&[10, 1, 10], &[(1, 1), (10, 1)]);
         check(&[1, 6], &[(1, 6)]);
         check(&[1, 7], &[(1, 1), (7, 1)]);
+    }
+
+    #[test]
+    fn many_runs_are_joined_until_few_are_left() {
+        let mut runs = FrameRuns::default();
+        (0..1000).for_each(|run| runs.push(Frame(run * 100)));
+        let joined = runs.join();
+        assert!(joined.len() <= FLUSH_RUNS_MAX);
+        assert_eq!(joined.iter().map(|run| run.count).max(), Some(99_901));
+    }
+
+    #[test]
+    fn only_what_is_taken_away_needs_a_flush() {
+        let (read, write) = (Protection::READ, Protection::READ | Protection::WRITE);
+        let execute = Protection::READ | Protection::EXECUTE;
+        let check = |old, new, expected| {
+            assert_eq!(allows_less(leaf_entry(Frame(1), old), leaf_entry(Frame(1), new)), expected, "{old:?} {new:?}");
+        };
+        check(read, write, false);
+        check(read, execute, false);
+        check(Protection::empty(), write, false);
+        check(write, read, true);
+        check(execute, read, true);
+        check(read, Protection::empty(), true);
+        assert!(allows_less(leaf_entry(Frame(1), read), leaf_entry(Frame(2), read)));
     }
 
     #[test]

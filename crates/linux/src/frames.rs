@@ -137,6 +137,11 @@ impl Frames {
         self.entries[frame.0 as usize].map_or(0, |entry| entry.references)
     }
 
+    /// What an allocated frame counts against.
+    pub fn charge(&self, frame: Frame) -> Charge {
+        self.entries[frame.0 as usize].expect("only allocated frames are passed around").charge
+    }
+
     /// Takes a user away. The frame must not be mapped for it any more.
     pub fn release(&mut self, frame: Frame) {
         let entry = self.entry(frame);

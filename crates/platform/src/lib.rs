@@ -112,12 +112,20 @@ pub trait Memory: Send + Sync {
 pub trait AddressSpace: Send {
     /// What [`Vcpu::run`] needs to enter this address space. Stable for the life of the address space.
     fn token(&self) -> SpaceToken;
-    /// Maps the pages from `address` on to consecutive frames. No page of the range may be mapped already.
+    /// Maps the pages from `address` on to consecutive frames. No page of the range may be mapped already. A failure leaves
+    /// the mappings as they were.
     fn map(&mut self, address: u64, frames: FrameRange, protection: Protection) -> Result<(), PlatformError>;
     /// Removes whatever is mapped in `[address, address + length)`.
     fn unmap(&mut self, address: u64, length: u64);
     /// Changes the protection of whatever is mapped in `[address, address + length)`.
     fn protect(&mut self, address: u64, length: u64, protection: Protection);
+    /// As [`AddressSpace::protect`] for many ranges, given as address, length and protection: an implementation to which
+    /// a change has a cost of its own pays it once.
+    fn protect_all(&mut self, ranges: &[(u64, u64, Protection)]) {
+        for (address, length, protection) in ranges {
+            self.protect(*address, *length, *protection);
+        }
+    }
 }
 
 /// Names an address space to [`Vcpu::run`]; its meaning is the implementation's.

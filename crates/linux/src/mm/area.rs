@@ -21,6 +21,17 @@ pub(super) enum Backing {
     Monitor,
 }
 
+/// What a child process gets of an area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnFork {
+    /// The area with its content.
+    Inherit,
+    /// Nothing (`MADV_DONTFORK`).
+    Omit,
+    /// The area, holding zeros (`MADV_WIPEONFORK`).
+    Wipe,
+}
+
 /// One area; its start is the key in [`Areas`].
 #[derive(Clone)]
 pub(super) struct Area {
@@ -30,6 +41,7 @@ pub(super) struct Area {
     /// Whether a shared file area may be made writable (the file was open for writing).
     pub(super) may_write: bool,
     pub(super) backing: Backing,
+    pub(super) on_fork: OnFork,
     /// Name shown in `/proc/self/maps` for areas without a file.
     pub(super) name: &'static str,
     /// Where the last fault's population ended, and how many pages it took: a fault there goes on with more.
@@ -46,6 +58,7 @@ impl Area {
             is_shared: false,
             may_write: true,
             backing: Backing::Anonymous,
+            on_fork: OnFork::Inherit,
             name,
             fault_end: 0,
             fault_pages: 0,
@@ -65,6 +78,7 @@ impl Area {
     fn continues_with(&self, next: &Area) -> bool {
         self.protection == next.protection
             && self.is_shared == next.is_shared
+            && self.on_fork == next.on_fork
             && self.name == next.name
             && matches!((&self.backing, &next.backing), (Backing::Anonymous, Backing::Anonymous))
             && !self.is_shared

@@ -3,6 +3,7 @@
 use calypte_platform::{FrameRange, PAGE_SIZE, Protection};
 
 use super::area::{Area, Backing, is_page_aligned, page_up};
+use super::pages::Run;
 use super::{Space, page_of};
 use crate::errno::Errno;
 use crate::file::Mapping;
@@ -86,7 +87,8 @@ impl Space {
         let mut page = page_of(start);
         for range in monitor_frames {
             range.iter().for_each(|frame| frames.share(frame));
-            self.back(frames, page, range, request.protection).map_err(|_| Errno::ENOMEM)?;
+            let run = Run { page, frames: range, is_borrowed: false };
+            self.back(frames, run, request.protection).map_err(|_| Errno::ENOMEM)?;
             page += u64::from(range.count);
         }
         let is_small = length <= EAGER_BYTES_MAX && matches!(area.backing, Backing::Anonymous);
@@ -166,11 +168,17 @@ impl Space {
             .map(|(from, to, _)| (from, to))
             .collect();
         self.areas.change(start, end, |area| area.protection = protection)?;
-        for (from, to) in changed {
-            if !self.pages.runs(page_of(from), page_of(to)).is_empty() {
-                self.platform.protect(from, to - from, protection);
+        let mut ranges: Vec<(u64, u64, Protection)> = Vec::new();
+        for run in changed.iter().flat_map(|(from, to)| self.pages.runs(page_of(*from), page_of(*to))) {
+            let (start, end) = (run.page * PAGE_SIZE as u64, run.end() * PAGE_SIZE as u64);
+            match ranges.last_mut() {
+                Some((at, length, allowed)) if *at + *length == start && *allowed == run.allowed(protection) => {
+                    *length = end - *at;
+                }
+                _ => ranges.push((start, end - start, run.allowed(protection))),
             }
         }
+        self.platform.protect_all(&ranges);
         Ok(())
     }
 
@@ -248,7 +256,7 @@ impl Space {
         self.platform.unmap(old, old_end - old);
         for run in runs {
             let page = page_of(new) + (run.page - page_of(old));
-            self.back(frames, page, run.frames, protection).map_err(|_| Errno::ENOMEM)?;
+            self.back(frames, Run { page, ..run }, protection).map_err(|_| Errno::ENOMEM)?;
         }
         Ok(new)
     }

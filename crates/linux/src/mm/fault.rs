@@ -3,6 +3,7 @@
 use calypte_platform::{Frame, FrameRange, PAGE_SIZE, Protection};
 
 use super::area::{Area, Backing};
+use super::pages::Run;
 use super::{Space, page_of};
 use crate::errno::Errno;
 use crate::file::Mapping;
@@ -15,6 +16,8 @@ const PAGES_AROUND_ANONYMOUS: u64 = 16;
 const PAGES_AROUND_FILE: u64 = 64;
 /// Most pages filled by one fault of a run of faults that goes upwards.
 const PAGES_AHEAD_MAX: u64 = 512;
+/// Most pages copied for one write to a borrowed page.
+const PAGES_COPIED_MAX: u64 = 16;
 /// Pages of a file that are read at a time.
 const PAGES_READ: u32 = 16;
 
@@ -39,7 +42,9 @@ impl Space {
             return Err(Fault::NotAllowed);
         }
         let page = page_of(address);
-        if self.pages.get(page).is_some() {
+        let backed = self.pages.get(page);
+        let is_copy = backed.is_some_and(|backed| backed.is_borrowed) && needed.contains(Protection::WRITE);
+        if backed.is_some() && !is_copy {
             return Ok(()); // Another virtual CPU was faster.
         }
         let (first, end) = window(start, area, page);
@@ -48,7 +53,13 @@ impl Space {
             area.fault_end = end;
             area.fault_pages = end - first;
         }
+        if is_copy {
+            return self.own(frames, &area, page, end.min(page + PAGES_COPIED_MAX));
+        }
         self.fill(frames, start, &area, page, page + 1)?;
+        if needed.contains(Protection::WRITE) {
+            self.own(frames, &area, page, page + 1)?;
+        }
         // What lies around the page is a guess: no reason to fail if it cannot be had.
         if self.fill(frames, start, &area, page + 1, end).is_ok() {
             let _ = self.fill(frames, start, &area, first, page);
@@ -88,7 +99,8 @@ impl Space {
     fn fill_anonymous(&mut self, frames: &mut Frames, area: &Area, page: u64, wanted: u64) -> Result<u64, Fault> {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
-        self.back(frames, page, range, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        let run = Run { page, frames: range, is_borrowed: false };
+        self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
         Ok(u64::from(range.count))
     }
 
@@ -105,7 +117,8 @@ impl Space {
             && let Some(frame) = mapping.shared_frame(index, frames).map_err(content_fault)?
         {
             frames.share(frame);
-            self.back(frames, page, FrameRange::one(frame), area.protection).map_err(|_| Fault::OutOfMemory)?;
+            let run = Run { page, frames: FrameRange::one(frame), is_borrowed: false };
+            self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
             return Ok(1);
         }
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -120,7 +133,8 @@ impl Space {
         if filled == 0 {
             return Err(read.err().unwrap_or(Fault::NoContent));
         }
-        self.back(frames, page, range, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        let run = Run { page, frames: range, is_borrowed: false };
+        self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
         Ok(u64::from(filled))
     }
 
@@ -129,7 +143,7 @@ impl Space {
         let mut done = 0;
         while done < buffer.len() {
             let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
-            let (frame, offset) = self.locate(frames, at, Protection::READ)?;
+            let (frame, offset) = self.locate(frames, at, Protection::READ, false)?;
             let count = (PAGE_SIZE - offset).min(buffer.len() - done);
             frames.memory().copy_out(frame, offset, &mut buffer[done..done + count]);
             done += count;
@@ -153,7 +167,7 @@ impl Space {
         let mut done = 0;
         while done < bytes.len() {
             let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
-            let (frame, offset) = self.locate(frames, at, needed)?;
+            let (frame, offset) = self.locate(frames, at, needed, true)?;
             let count = (PAGE_SIZE - offset).min(bytes.len() - done);
             frames.memory().copy_in(frame, offset, &bytes[done..done + count]);
             done += count;
@@ -161,23 +175,32 @@ impl Space {
         Ok(())
     }
 
-    /// The frame and offset behind an address that may be accessed so.
+    /// The frame and offset behind an address that the process may access so, to be read or written by the monitor.
     pub(crate) fn locate(
         &mut self,
         frames: &mut Frames,
         address: u64,
         needed: Protection,
+        is_write: bool,
     ) -> Result<(Frame, usize), Fault> {
         let (_, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
         if !area.protection.contains(needed) {
             return Err(Fault::NotAllowed);
         }
         let page = page_of(address);
-        if self.pages.get(page).is_none() {
+        let mut backed = self.pages.get(page);
+        if backed.is_none() {
             self.fault(frames, address, needed)?;
+            backed = self.pages.get(page);
         }
-        let frame = self.pages.get(page).expect("the fault has filled it");
-        Ok((frame, (address % PAGE_SIZE as u64) as usize))
+        if is_write && backed.is_some_and(|backed| backed.is_borrowed) {
+            let (_, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+            let area = area.clone();
+            self.own(frames, &area, page, page + 1)?;
+            backed = self.pages.get(page);
+        }
+        let backed = backed.expect("the fault has filled it");
+        Ok((backed.frame, (address % PAGE_SIZE as u64) as usize))
     }
 }
 

@@ -1,28 +1,31 @@
-//! What `fork` does to memory.
+//! What `fork` does to memory: the child gets the parent's areas and the frames behind them. Private pages are borrowed in
+//! both from then on; whoever writes first copies.
 
-use calypte_platform::{FrameRange, Machine, PAGE_SIZE};
+use calypte_platform::{Machine, Protection};
 
-use super::area::{Area, Areas, Backing};
+use super::area::{Area, Areas, Backing, OnFork};
 use super::pages::{Pages, Run};
 use super::{AddressSpaces, Space, SpaceId, page_of};
 use crate::errno::Errno;
-use crate::frames::{Charge, Frames};
+use crate::frames::Frames;
 
 impl AddressSpaces {
-    /// A copy of an address space for a child process. `ENOMEM` if there is no room for it.
+    /// A copy of an address space for a child process. `ENOMEM` if there is no room for its page tables.
     pub fn fork(&mut self, parent: SpaceId, machine: &dyn Machine, frames: &mut Frames) -> Result<SpaceId, Errno> {
         let platform = machine.create_address_space().map_err(|error| {
             tracing::warn!(%error, "no address space for a child process");
             Errno::ENOMEM
         })?;
         let parent = self.space(parent);
+        parent.lend();
         let mut child =
             Space { users: 1, platform, areas: Areas::default(), pages: Pages::default(), layout: parent.layout };
-        for (start, area) in parent.areas.iter() {
-            let copied = child.areas.insert(start, area.clone()).and_then(|()| {
+        for (start, area) in parent.areas.iter().filter(|(_, area)| area.on_fork != OnFork::Omit) {
+            let mut copied = child.areas.insert(start, area.clone());
+            if copied.is_ok() && area.on_fork != OnFork::Wipe {
                 let runs = parent.pages.runs(page_of(start), page_of(area.end));
-                runs.into_iter().try_for_each(|run| child.copy_run(frames, area, run))
-            });
+                copied = runs.into_iter().try_for_each(|run| child.borrow_run(frames, area, run));
+            }
             if let Err(errno) = copied {
                 child.end(frames);
                 return Err(errno);
@@ -33,19 +36,32 @@ impl AddressSpaces {
 }
 
 impl Space {
-    /// Takes over pages of the parent: the frames themselves where both are to see the same, else copies.
-    fn copy_run(&mut self, frames: &mut Frames, area: &Area, run: Run) -> Result<(), Errno> {
-        if area.is_shared || matches!(area.backing, Backing::Monitor) {
-            run.frames.iter().for_each(|frame| frames.share(frame));
-            return self.back(frames, run.page, run.frames, area.protection).map_err(|_| Errno::ENOMEM);
+    /// Makes all private pages borrowed ones.
+    fn lend(&mut self) {
+        let mut changes = Vec::new();
+        for (start, area) in self.areas.iter().filter(|(_, area)| area.is_lent()) {
+            let (first, end) = (page_of(start), page_of(area.end));
+            if area.protection.contains(Protection::WRITE)
+                && self.pages.runs(first, end).iter().any(|run| !run.is_borrowed)
+            {
+                changes.push((start, area.end - start, area.protection - Protection::WRITE));
+            }
+            self.pages.set_borrowed(first, end, true);
         }
-        for (page, frame) in (run.page..).zip(run.frames.iter()) {
-            let copy = frames.allocate(Charge::Memory)?;
-            let mut content = [0; PAGE_SIZE];
-            frames.memory().copy_out(frame, 0, &mut content);
-            frames.memory().copy_in(copy, 0, &content);
-            self.back(frames, page, FrameRange::one(copy), area.protection).map_err(|_| Errno::ENOMEM)?;
-        }
-        Ok(())
+        self.platform.protect_all(&changes);
+    }
+
+    /// Takes over pages of the parent.
+    fn borrow_run(&mut self, frames: &mut Frames, area: &Area, run: Run) -> Result<(), Errno> {
+        run.frames.iter().for_each(|frame| frames.share(frame));
+        self.back(frames, run, area.protection).map_err(|_| Errno::ENOMEM)
+    }
+}
+
+impl Area {
+    /// Whether its pages are borrowed after a fork.
+    fn is_lent(&self) -> bool {
+        let is_private = !self.is_shared && !matches!(self.backing, Backing::Monitor);
+        is_private && self.on_fork == OnFork::Inherit
     }
 }

@@ -1,18 +1,20 @@
 //! Memory of processes: areas (`area`), the pages behind them (`pages`), what fills pages on demand (`fault`), the
-//! changes that `mmap` and its family make (`change`) and what `fork` copies (`fork`).
+//! changes that `mmap` and its family make (`change`), what `fork` shares (`fork`) and the copies that are made when
+//! somebody writes (`copy`).
 //!
 //! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
-//! area's protection; it holds one reference to its frame.
+//! area's protection, less the right to write if its frame is borrowed; it holds one reference to its frame.
 
 mod area;
 mod change;
+mod copy;
 mod fault;
 mod fork;
 mod pages;
 
 use std::collections::BTreeMap;
 
-use calypte_platform::{AddressSpace, Frame, FrameRange, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
+use calypte_platform::{AddressSpace, Frame, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
 
 pub use area::AREAS_MAX;
 pub use change::{MapRequest, Placement, Source};
@@ -159,7 +161,7 @@ impl AddressSpaces {
         is_write: bool,
     ) -> Result<(Frame, usize), Errno> {
         let needed = if is_write { Protection::WRITE } else { Protection::READ };
-        let result = self.space(id).locate(frames, address, needed);
+        let result = self.space(id).locate(frames, address, needed, is_write);
         self.note(result)
     }
 
@@ -245,24 +247,17 @@ impl Space {
         }
     }
 
-    /// Maps `frames` behind the absent pages from `page` on. The caller's references become the address space's, or
+    /// Maps the frames of a run behind its pages, which are absent. The caller's references become the address space's, or
     /// are given back on failure.
-    fn back(
-        &mut self,
-        allocator: &mut Frames,
-        page: u64,
-        range: FrameRange,
-        protection: Protection,
-    ) -> Result<(), PlatformError> {
-        match self.platform.map(page * PAGE_SIZE as u64, range, protection) {
+    fn back(&mut self, allocator: &mut Frames, run: Run, protection: Protection) -> Result<(), PlatformError> {
+        match self.platform.map(run.page * PAGE_SIZE as u64, run.frames, run.allowed(protection)) {
             Ok(()) => {
-                self.pages.insert(page, range);
+                self.pages.insert(run.page, run.frames, run.is_borrowed);
                 Ok(())
             }
             Err(error) => {
                 tracing::warn!(%error, "guest pages cannot be mapped");
-                self.platform.unmap(page * PAGE_SIZE as u64, u64::from(range.count) * PAGE_SIZE as u64);
-                allocator.release_run(range);
+                allocator.release_run(run.frames);
                 Err(error)
             }
         }
@@ -273,9 +268,16 @@ impl Space {
         let runs = self.pages.remove(page_of(start), page_of(end));
         let (Some(first), Some(last)) = (runs.first(), runs.last()) else { return };
         // A process may unmap more than it can have, down to address 0; the platform only takes what it was given.
-        let (first, end) = (first.page, last.page + u64::from(last.frames.count));
+        let (first, end) = (first.page, last.end());
         self.platform.unmap(first * PAGE_SIZE as u64, (end - first) * PAGE_SIZE as u64);
         release(allocator, &runs);
+    }
+}
+
+impl Run {
+    /// What of an area's protection its pages get.
+    fn allowed(&self, protection: Protection) -> Protection {
+        if self.is_borrowed { protection - Protection::WRITE } else { protection }
     }
 }
 

@@ -7,6 +7,8 @@ use calypte_platform::{Frame, FrameRange};
 /// Pages per chunk of the record: as many as one x86 page table covers.
 const CHUNK_PAGES: u64 = 512;
 const ABSENT: u32 = u32::MAX;
+/// Set in the record of a page whose frame is only borrowed. Frame numbers are below it.
+const BORROWED: u32 = 1 << 31;
 
 struct Chunk {
     frames: Box<[u32; CHUNK_PAGES as usize]>,
@@ -21,21 +23,44 @@ pub(super) struct Pages {
     count: u64,
 }
 
+/// What stands behind one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Backed {
+    pub(super) frame: Frame,
+    /// Others may see the frame's content as their own: it must not be written for this page, but copied first.
+    pub(super) is_borrowed: bool,
+}
+
+impl Backed {
+    fn of(record: u32) -> Option<Self> {
+        (record != ABSENT).then_some(Self { frame: Frame(record & !BORROWED), is_borrowed: record & BORROWED != 0 })
+    }
+}
+
 /// Consecutive pages backed by consecutive frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) page: u64,
     pub(super) frames: FrameRange,
+    /// See [`Backed::is_borrowed`].
+    pub(super) is_borrowed: bool,
+}
+
+impl Run {
+    /// One past its last page.
+    pub(super) fn end(&self) -> u64 {
+        self.page + u64::from(self.frames.count)
+    }
 }
 
 impl Pages {
-    pub(super) fn get(&self, page: u64) -> Option<Frame> {
-        let frame = self.chunks.get(&(page / CHUNK_PAGES))?.frames[(page % CHUNK_PAGES) as usize];
-        (frame != ABSENT).then_some(Frame(frame))
+    pub(super) fn get(&self, page: u64) -> Option<Backed> {
+        Backed::of(self.chunks.get(&(page / CHUNK_PAGES))?.frames[(page % CHUNK_PAGES) as usize])
     }
 
     /// Records `frames` behind the absent pages from `page` on.
-    pub(super) fn insert(&mut self, page: u64, frames: FrameRange) {
+    pub(super) fn insert(&mut self, page: u64, frames: FrameRange, is_borrowed: bool) {
+        let mark = if is_borrowed { BORROWED } else { 0 };
         for (page, frame) in (page..).zip(frames.iter()) {
             let chunk = self
                 .chunks
@@ -43,7 +68,7 @@ impl Pages {
                 .or_insert_with(|| Chunk { frames: Box::new([ABSENT; CHUNK_PAGES as usize]), used: 0 });
             let slot = &mut chunk.frames[(page % CHUNK_PAGES) as usize];
             debug_assert_eq!(*slot, ABSENT, "page {page:#x} is backed already");
-            *slot = frame.0;
+            *slot = frame.0 | mark;
             chunk.used += 1;
         }
         self.count += u64::from(frames.count);
@@ -58,8 +83,8 @@ impl Pages {
             let chunk = self.chunks.get_mut(&key).expect("the key was just found");
             for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {
                 let slot = &mut chunk.frames[(page % CHUNK_PAGES) as usize];
-                if *slot != ABSENT {
-                    runs.push(page, Frame(*slot));
+                if let Some(backed) = Backed::of(*slot) {
+                    runs.push(page, backed);
                     *slot = ABSENT;
                     chunk.used -= 1;
                     self.count -= 1;
@@ -77,13 +102,24 @@ impl Pages {
         let mut runs = Runs::default();
         for (key, chunk) in self.chunks.range(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)) {
             for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {
-                let frame = chunk.frames[(page % CHUNK_PAGES) as usize];
-                if frame != ABSENT {
-                    runs.push(page, Frame(frame));
+                if let Some(backed) = Backed::of(chunk.frames[(page % CHUNK_PAGES) as usize]) {
+                    runs.push(page, backed);
                 }
             }
         }
         runs.0
+    }
+
+    /// Marks the backed pages of `[first, end)` as borrowed or not.
+    pub(super) fn set_borrowed(&mut self, first: u64, end: u64, is_borrowed: bool) {
+        for (key, chunk) in self.chunks.range_mut(first / CHUNK_PAGES..end.div_ceil(CHUNK_PAGES)) {
+            for page in first.max(key * CHUNK_PAGES)..end.min((key + 1) * CHUNK_PAGES) {
+                let record = &mut chunk.frames[(page % CHUNK_PAGES) as usize];
+                if *record != ABSENT {
+                    *record = if is_borrowed { *record | BORROWED } else { *record & !BORROWED };
+                }
+            }
+        }
     }
 
     /// The number of absent pages from `page` on, at most up to `end`.
@@ -101,15 +137,17 @@ impl Pages {
 struct Runs(Vec<Run>);
 
 impl Runs {
-    fn push(&mut self, page: u64, frame: Frame) {
-        if let Some(last) = self.0.last_mut() {
-            let count = last.frames.count;
-            if last.page + u64::from(count) == page && last.frames.first.0 + count == frame.0 {
-                last.frames.count += 1;
-                return;
-            }
+    fn push(&mut self, page: u64, backed: Backed) {
+        let Backed { frame, is_borrowed } = backed;
+        if let Some(last) = self.0.last_mut()
+            && last.end() == page
+            && last.frames.first.0 + last.frames.count == frame.0
+            && last.is_borrowed == is_borrowed
+        {
+            last.frames.count += 1;
+            return;
         }
-        self.0.push(Run { page, frames: FrameRange::one(frame) });
+        self.0.push(Run { page, frames: FrameRange::one(frame), is_borrowed });
     }
 }
 
@@ -120,12 +158,20 @@ mod tests {
     #[test]
     fn pages_come_back_in_runs_across_chunks() {
         let mut pages = Pages::default();
-        pages.insert(510, FrameRange { first: Frame(7), count: 4 });
-        pages.insert(1 << 30, FrameRange::one(Frame(100)));
-        assert_eq!(pages.get(513), Some(Frame(10)));
+        let run = |page, first, count, is_borrowed| Run {
+            page,
+            frames: FrameRange { first: Frame(first), count },
+            is_borrowed,
+        };
+        pages.insert(510, FrameRange { first: Frame(7), count: 4 }, false);
+        pages.insert(1 << 30, FrameRange::one(Frame(100)), true);
+        assert_eq!(pages.get(513), Some(Backed { frame: Frame(10), is_borrowed: false }));
+        assert_eq!(pages.get(1 << 30), Some(Backed { frame: Frame(100), is_borrowed: true }));
         assert_eq!(pages.absent_from(500, 600), 10);
-        assert_eq!(pages.runs(0, 512), [Run { page: 510, frames: FrameRange { first: Frame(7), count: 2 } }]);
-        assert_eq!(pages.remove(511, 513), [Run { page: 511, frames: FrameRange { first: Frame(8), count: 2 } }]);
+        assert_eq!(pages.runs(0, 512), [run(510, 7, 2, false)]);
+        pages.set_borrowed(511, 513, true);
+        assert_eq!(pages.runs(0, 600), [run(510, 7, 1, false), run(511, 8, 2, true), run(513, 10, 1, false)]);
+        assert_eq!(pages.remove(511, 513), [run(511, 8, 2, true)]);
         assert_eq!(pages.remove(0, u64::MAX / 4096).len(), 3);
         assert_eq!((pages.count(), pages.chunks.len()), (0, 0));
     }
