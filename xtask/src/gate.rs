@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::command::{self, cargo, output, root};
-use crate::{bench, clients, demo, setup, tidy};
+use crate::{bench, clients, demo, fuzz, setup, tidy};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -43,6 +43,8 @@ enum Stage {
     Clients,
     /// `cargo xtask demo --once`, as this user and, when this one is root, as an ordinary user.
     Demo,
+    /// The fuzz targets build, and bear a few thousand inputs each.
+    Fuzz,
     /// The benchmarks run once at their smallest size: they must work, their figures are not judged here.
     Bench,
 }
@@ -59,6 +61,7 @@ const STAGES: &[Stage] = &[
     Stage::Bootstrap,
     Stage::Clients,
     Stage::Demo,
+    Stage::Fuzz,
     Stage::Bench,
 ];
 
@@ -119,6 +122,7 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
         ),
         Stage::Clients => clients::run_clients(),
         Stage::Demo => demo::check(),
+        Stage::Fuzz => fuzz::check().map(|()| Outcome::default()),
         Stage::Bench => bench::check().map(|()| Outcome::default()),
     }
 }

@@ -8,6 +8,7 @@ mod clients;
 mod command;
 mod demo;
 mod documents;
+mod fuzz;
 mod gate;
 mod server;
 mod setup;
@@ -35,7 +36,8 @@ enum Task {
     /// Measure and print ratios, memory and the machine.
     Bench(bench::Options),
     /// The long runs: load, faults, fuzzing. Results belong under `docs/soak/`.
-    Soak(soak::Options),
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Write the documents that are made from the code: `docs/system-calls.md`.
     Docs,
     /// Install what the tests need, and nothing else.
@@ -58,7 +60,7 @@ fn run(task: &Task) -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => gate::run(options),
         Task::Bench(options) => bench::run(options),
-        Task::Soak(options) => soak::run(options),
+        Task::Soak(soak) => soak::run(soak),
         Task::Docs => documents::run(),
         Task::Setup => setup::run().map(|_| ()),
     }

@@ -11,6 +11,7 @@ use crate::command::{self, cargo, find, output, root};
 /// Programs that must be there, with the Debian package that brings each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("gcc", "gcc"),
+    ("c++", "g++"),
     ("musl-gcc", "musl-tools"),
     ("go", "golang-go"),
     ("node", "nodejs"),

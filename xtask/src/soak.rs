@@ -6,22 +6,40 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::command::{cargo, output, root, run as run_command};
+use crate::fuzz;
 use crate::server::{self, Profile, Server};
 
-/// Options of `cargo xtask soak`.
+/// The long runs.
+#[derive(Subcommand)]
+pub(crate) enum Soak {
+    /// Load against a server while its monitors and its zygote are killed.
+    Load(LoadOptions),
+    /// The fuzz targets, with coverage counters.
+    Fuzz(fuzz::Options),
+}
+
+/// Options of `cargo xtask soak load`.
 #[derive(Args)]
-pub(crate) struct Options {
-    /// How long the load with faults runs, in minutes.
+pub(crate) struct LoadOptions {
+    /// How long it runs, in minutes.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
 }
 
+/// Runs one of them.
+pub(crate) fn run(soak: &Soak) -> anyhow::Result<()> {
+    match soak {
+        Soak::Load(options) => load(options),
+        Soak::Fuzz(options) => fuzz::soak(options),
+    }
+}
+
 /// Runs load against a server while its monitors and its zygote are killed, then checks that it is whole.
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+fn load(options: &LoadOptions) -> anyhow::Result<()> {
     let program = server::build(Profile::Release)?;
     run_command(cargo().args(["build", "--release", "--package", "calypte-testkit", "--bin", "load"]))?;
     let folder = std::env::temp_dir().join(format!("calypte-soak-{}", std::process::id()));

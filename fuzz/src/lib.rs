@@ -1,0 +1,11 @@
+//! Fuzz targets: programs under `src/bin/`, one for each parser of bytes that somebody else controls, and one that makes
+//! system calls. `cargo xtask soak fuzz` builds them with coverage counters and runs them; the gate builds them and
+//! runs a few inputs.
+//!
+//! [`machine`] is a platform without guest code: its virtual CPU makes the system calls of a [`script`].
+
+#![forbid(unsafe_code)]
+
+pub mod guest;
+pub mod machine;
+pub mod script;
