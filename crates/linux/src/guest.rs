@@ -181,6 +181,7 @@ impl Guest {
             exit: None,
             failure: None,
             statistics: Statistics::default(),
+            profile: None,
             unknown_calls: Default::default(),
             has_refused_child: false,
             last_tid: FIRST_PID,

@@ -14,6 +14,7 @@ use crate::limits::THREADS_MAX;
 use crate::mm::{AddressSpaces, Fault};
 use crate::net::Network;
 use crate::process::{Pid, Process};
+use crate::profile::Profile;
 use crate::sched::Scheduler;
 use crate::signal::{Info, Signal};
 use crate::thread::{LastFault, Thread, ThreadState};
@@ -59,6 +60,8 @@ pub struct Kernel {
     pub failure: Option<String>,
     /// What the guest has cost.
     pub statistics: Statistics,
+    /// Where its exits go, when somebody wants to know.
+    pub profile: Option<Profile>,
     /// Numbers of calls that were refused for want of an implementation: each is logged once.
     pub(crate) unknown_calls: BTreeSet<u64>,
     /// Whether the guest asked for a child process, which is not offered.

@@ -35,6 +35,7 @@ pub mod net;
 pub mod notifier;
 pub mod outcome;
 pub mod process;
+pub mod profile;
 pub mod random;
 pub mod sched;
 pub mod service;

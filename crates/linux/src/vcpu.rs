@@ -258,12 +258,20 @@ impl Runner<'_> {
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;
         kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));
+        if let Some(profile) = &mut kernel.profile {
+            profile.add_exit(&exit, registers.rax);
+        }
         if is_killed {
             return Ok(());
         }
         match exit {
             Exit::SystemCall => kernel.threads.get_mut(&tid).expect("it still exists").is_in_call = true,
-            Exit::PageFault { address, access } => kernel.page_fault(tid, address, access),
+            Exit::PageFault { address, access } => {
+                let served_ns = kernel.time_for_profile(|kernel| kernel.page_fault(tid, address, access)).1;
+                if let Some(profile) = &mut kernel.profile {
+                    profile.add_page_fault(served_ns);
+                }
+            }
             Exit::Exception { vector, error_code } => kernel.signal_exception(tid, vector, error_code),
             Exit::Preempted => {
                 if kernel.scheduler.has_ready() {
@@ -302,7 +310,10 @@ impl Runner<'_> {
             self.save_fpu(kernel)?;
             self.settle_fpu(kernel, tid);
         }
-        let result = dispatch(kernel, tid, number);
+        let (result, served_ns) = kernel.time_for_profile(|kernel| dispatch(kernel, tid, number));
+        if let Some(profile) = &mut kernel.profile {
+            profile.add_call(number, served_ns);
+        }
         if kernel.spaces.take_out_of_memory() {
             kernel.kill_for_memory(pid);
             return Ok(());

@@ -13,6 +13,7 @@ use std::time::Duration;
 use calypte_linux::console::Stream;
 use calypte_linux::guest::{Guest, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
+use calypte_linux::profile::Profile;
 use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,6 +39,8 @@ pub struct RunConfig {
     pub program: Program,
     /// It is ended when it runs longer.
     pub timeout: Option<Duration>,
+    /// Whether to say at the end, on standard error, where the program's exits to the monitor went.
+    pub has_profile: bool,
 }
 
 /// Why a program could not be run to its end.
@@ -132,6 +135,7 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     let streams = Arc::new(Streams::default());
     let (memory_mib, vcpu_count) = (config.program.memory_mib, config.program.vcpu_count);
     let guest = launch::load(config.program, Vec::new(), Arc::clone(&streams) as Arc<dyn Observer>)?;
+    guest.lock().profile = config.has_profile.then(Profile::default);
     let (sender, events) = mpsc::channel();
     process::spawn("input", {
         let (guest, streams) = (Arc::clone(&guest), Arc::clone(&streams));
@@ -194,6 +198,9 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     };
     if let Some(message) = status.message().or_else(of_child) {
         drop(writeln!(std::io::stderr(), "calypte: {message}"));
+    }
+    if let Some(profile) = &guest.lock().profile {
+        drop(writeln!(std::io::stderr(), "{profile}"));
     }
     Ok(status)
 }

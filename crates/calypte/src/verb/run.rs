@@ -50,6 +50,9 @@ pub(crate) struct Arguments {
     /// End the program after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
+    /// Say at the end where the program's exits to the monitor went: system calls, page faults
+    #[arg(long)]
+    profile: bool,
     /// Program and arguments [default: the runtime's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     program: Vec<String>,
@@ -129,7 +132,7 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     for (name, value) in environment {
         described.set_variable(&name, &value);
     }
-    Ok(RunConfig { program: described, timeout: arguments.timeout })
+    Ok(RunConfig { program: described, timeout: arguments.timeout, has_profile: arguments.profile })
 }
 
 fn choose_runtime(name: Option<&str>, global: &Global) -> anyhow::Result<RuntimeImage> {

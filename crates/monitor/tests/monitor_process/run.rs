@@ -36,7 +36,7 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
         vcpu_count: arguments[0].parse().unwrap(),
     };
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
-    match run_program(RunConfig { program, timeout }) {
+    match run_program(RunConfig { program, timeout, has_profile: false }) {
         Ok(status) => ExitCode::from(status.code()),
         Err(error) => {
             eprintln!("{error}");
