@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::command::{self, cargo, output, root};
-use crate::{bench, clients, demo, fuzz, setup, tidy};
+use crate::{bench, clients, demo, fuzz, setup, svm, tidy};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -37,6 +37,8 @@ enum Stage {
     Docs,
     /// Unit and integration tests of every crate, on real KVM.
     Tests,
+    /// The platform and some programs on AMD's virtualisation, emulated by QEMU.
+    Svm,
     /// The Python bootstrap on this host's Python.
     Bootstrap,
     /// boto3, the AWS CLI, `awslambdaric` and a `lambda_runtime` function against a real server.
@@ -58,6 +60,7 @@ const STAGES: &[Stage] = &[
     Stage::Deny,
     Stage::Docs,
     Stage::Tests,
+    Stage::Svm,
     Stage::Bootstrap,
     Stage::Clients,
     Stage::Demo,
@@ -115,6 +118,7 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
             quiet(cargo().args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
         }
         Stage::Tests => quiet(cargo().args(["test", "--workspace"])),
+        Stage::Svm => svm::run(svm::Extent::Smoke),
         Stage::Bootstrap => quiet(
             Command::new("python3")
                 .args(["-m", "unittest", "-q", "test_bootstrap"])

@@ -13,6 +13,7 @@ mod gate;
 mod server;
 mod setup;
 mod soak;
+mod svm;
 mod tidy;
 
 use std::process::ExitCode;

@@ -19,6 +19,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("setfacl", "acl"),
     ("ps", "procps"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
 ];
 
 /// Packages from PyPI, in the versions that the tests were written against.
@@ -61,7 +65,8 @@ fn install_debian_packages() -> anyhow::Result<()> {
     apt_get(&arguments)
 }
 
-fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
+/// Runs `apt-get` as root.
+pub(crate) fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     let is_root = output(Command::new("id").arg("-u"))?.trim() == "0";
     let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
     if !is_root {

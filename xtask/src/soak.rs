@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::command::{cargo, output, root, run as run_command};
 use crate::fuzz;
 use crate::server::{self, Profile, Server};
+use crate::svm;
 
 /// The long runs.
 #[derive(Subcommand)]
@@ -20,6 +21,8 @@ pub(crate) enum Soak {
     Load(LoadOptions),
     /// The fuzz targets, with coverage counters.
     Fuzz(fuzz::Options),
+    /// The whole conformance suite on AMD's virtualisation, emulated by QEMU.
+    Svm,
 }
 
 /// Options of `cargo xtask soak load`.
@@ -35,6 +38,7 @@ pub(crate) fn run(soak: &Soak) -> anyhow::Result<()> {
     match soak {
         Soak::Load(options) => load(options),
         Soak::Fuzz(options) => fuzz::soak(options),
+        Soak::Svm => whole_suite_on_svm(),
     }
 }
 
@@ -47,6 +51,14 @@ fn load(options: &LoadOptions) -> anyhow::Result<()> {
     let result = load_with_faults(&program, &folder, Duration::from_secs(options.minutes * 60));
     std::fs::remove_dir_all(&folder)?;
     result
+}
+
+fn whole_suite_on_svm() -> anyhow::Result<()> {
+    let outcome = svm::run(svm::Extent::Whole)?;
+    match outcome.skipped.first() {
+        Some(reason) => bail!("not run: {reason}"),
+        None => Ok(()),
+    }
 }
 
 fn load_with_faults(program: &Path, folder: &Path, duration: Duration) -> anyhow::Result<()> {

@@ -38,7 +38,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("end").arguments(&["divide"]).ends_with(128 + 8),
     Program::new("end").arguments(&["return-nowhere"]).ends_with(128 + 11),
     Program::new("end").arguments(&["return-with-garbage"]).ends_with(128 + 11),
-    Program::new("end").arguments(&["stack-nowhere"]).ends_with(128 + 7),
+    Program::new("end").arguments(&["stack-nowhere"]).ends_with(128 + 7).wrong_when_emulated("QEMU raises #GP for #SS"),
     Program::new("end").arguments(&["streams-closed"]).ends_with(17),
     Program::new("end").arguments(&["much-at-once"]).ends_with(21),
     // A thread ends although no memory is left.
@@ -65,11 +65,7 @@ fn main() -> ExitCode {
         }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if conclusion.has_failed() {
-        return conclusion.exit_code();
-    }
-    let is_whole = conclusion.num_filtered_out == 0 && !arguments.list;
-    if is_whole { conformance.report() } else { ExitCode::SUCCESS }
+    if conclusion.has_failed() { conclusion.exit_code() } else { conformance.report() }
 }
 
 /// Every byte of the headers changed in some way: whatever that makes of the program, loading it ends well or with an error.

@@ -49,6 +49,11 @@ pub(crate) fn folder() -> &'static Path {
     &FOLDER
 }
 
+/// Whether programs and expected runs were recorded on another machine, whose processor this one may only emulate.
+pub(crate) fn is_recorded() -> bool {
+    recorded().is_some()
+}
+
 fn recorded() -> Option<PathBuf> {
     std::env::var_os(RECORDED).map(PathBuf::from)
 }
