@@ -43,6 +43,7 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::identity::CALLS,
     sys::ioctl::CALLS,
     sys::link::CALLS,
+    sys::lock::CALLS,
     sys::memory::CALLS,
     sys::message::CALLS,
     sys::open::CALLS,

@@ -8,6 +8,7 @@ pub mod buffers;
 pub mod epoll;
 pub mod event;
 mod io;
+pub mod lock;
 mod mapping;
 pub mod pipe;
 pub mod readiness;
@@ -15,7 +16,7 @@ mod table;
 pub mod timer;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
@@ -28,6 +29,7 @@ use crate::errno::Errno;
 use crate::file::buffers::{Buffers, Reservation};
 use crate::file::epoll::Epoll;
 use crate::file::event::EventFd;
+use crate::file::lock::{FileKey, OpenLocks};
 use crate::file::pipe::PipeEnd;
 use crate::file::timer::TimerFd;
 use crate::fs::Location;
@@ -63,6 +65,7 @@ pub struct OpenFile {
     access: u32,
     flags: AtomicU32,
     offset: Mutex<u64>,
+    locks: OnceLock<OpenLocks>,
 }
 
 /// What is open.
@@ -152,7 +155,7 @@ impl OpenFile {
     pub fn new(body: Body, location: Option<Location>, path: Arc<[u8]>, access: u32, flags: u32) -> Arc<Self> {
         let kept = CHANGEABLE_FLAGS | (libc::O_PATH | libc::O_DIRECTORY | libc::O_SYNC | libc::O_DSYNC) as u32;
         let flags = AtomicU32::new(flags & kept);
-        Arc::new(Self { body, location, path, access, flags, offset: Mutex::new(0) })
+        Arc::new(Self { body, location, path, access, flags, offset: Mutex::new(0), locks: OnceLock::new() })
     }
 
     /// What `/proc/self/fd` shows.
@@ -182,6 +185,30 @@ impl OpenFile {
             Some(WaitKey::Object(object)) => object.0,
             _ => 1,
         }
+    }
+
+    /// What its locks are known by.
+    pub fn key(&self, kernel: &Kernel) -> Result<FileKey, Errno> {
+        match &self.body {
+            Body::Host(file) => Ok(file.device_and_inode()),
+            Body::Tmp(inode) => Ok(inode.key()),
+            _ => self.metadata(kernel).map(|metadata| (metadata.device, metadata.inode)),
+        }
+    }
+
+    /// The key of a file that a process can have record locks on without the kernel's help.
+    fn known_key(&self) -> Option<FileKey> {
+        match &self.body {
+            Body::Host(file) => Some(file.device_and_inode()),
+            Body::Tmp(inode) => Some(inode.key()),
+            _ => self.locks.get().map(OpenLocks::key),
+        }
+    }
+
+    /// Its locks: of `flock(2)` and of `F_OFD_SETLK`.
+    pub fn locks(&self, kernel: &Kernel) -> Result<&OpenLocks, Errno> {
+        let key = self.key(kernel)?;
+        Ok(self.locks.get_or_init(|| kernel.files.locks().new_open(key)))
     }
 
     /// Whether it takes bytes as there is room for them, and a blocking write waits for room.

@@ -6,15 +6,25 @@ use calypte_types::limits::FILE_DESCRIPTORS_MAX;
 
 use crate::errno::Errno;
 use crate::file::OpenFile;
+use crate::file::lock::{Locks, Owner, TableLocks};
 
 /// Most descriptors that `RLIMIT_NOFILE` may allow a process.
 pub const DESCRIPTORS_MAX: usize = crate::limits::FILES_MAX as usize;
 
 /// The descriptors of one process.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FdTable {
     slots: Vec<Option<Slot>>,
     limit: usize,
+    /// Record locks, once there were any.
+    locks: Option<TableLocks>,
+}
+
+impl Clone for FdTable {
+    /// What `fork(2)` does: record locks are not inherited.
+    fn clone(&self) -> Self {
+        Self { slots: self.slots.clone(), limit: self.limit, locks: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -25,7 +35,7 @@ struct Slot {
 
 impl Default for FdTable {
     fn default() -> Self {
-        Self { slots: Vec::new(), limit: FILE_DESCRIPTORS_MAX }
+        Self { slots: Vec::new(), limit: FILE_DESCRIPTORS_MAX, locks: None }
     }
 }
 
@@ -67,14 +77,29 @@ impl FdTable {
         if self.slots.len() <= index {
             self.slots.resize(index + 1, None);
         }
-        self.slots[index].replace(slot).map(|slot| slot.file)
+        let before = self.slots[index].replace(slot).map(|slot| slot.file);
+        before.inspect(|file| self.release_locks(file))
+    }
+
+    /// Closing any descriptor of a file ends all record locks on it (`fcntl(2)`).
+    fn release_locks(&self, file: &OpenFile) {
+        if let (Some(locks), Some(key)) = (&self.locks, file.known_key()) {
+            locks.release(key);
+        }
+    }
+
+    /// As whose record locks are taken through this table.
+    pub fn lock_owner(&mut self, locks: &Locks) -> Owner {
+        self.locks.get_or_insert_with(|| locks.new_table()).owner()
     }
 
     /// Closes a descriptor.
     pub fn remove(&mut self, fd: i32) -> Result<Arc<OpenFile>, Errno> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let slot = self.slots.get_mut(index).and_then(Option::take);
-        slot.map(|slot| slot.file).ok_or(Errno::EBADF)
+        let file = slot.map(|slot| slot.file).ok_or(Errno::EBADF)?;
+        self.release_locks(&file);
+        Ok(file)
     }
 
     /// Whether `execve` closes a descriptor.
@@ -93,10 +118,10 @@ impl FdTable {
 
     /// What `execve` does.
     pub fn close_on_exec(&mut self) {
-        for slot in &mut self.slots {
-            if slot.as_ref().is_some_and(|slot| slot.is_closed_on_exec) {
-                *slot = None;
-            }
+        let closed = |slot: &&mut Option<Slot>| slot.as_ref().is_some_and(|slot| slot.is_closed_on_exec);
+        let closed: Vec<Slot> = self.slots.iter_mut().filter(closed).filter_map(Option::take).collect();
+        for slot in closed {
+            self.release_locks(&slot.file);
         }
     }
 

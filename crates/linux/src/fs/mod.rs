@@ -28,6 +28,7 @@ pub use open::{ExecutableFile, open_executable};
 
 use crate::errno::Errno;
 use crate::file::buffers::Buffers;
+use crate::file::lock::Locks;
 use crate::frames::{Charge, Frames};
 use crate::fs::fixed::{Builder, Content, Fixed};
 use crate::fs::host::HostTrees;
@@ -86,6 +87,7 @@ pub struct FileSystem {
     junctions: Vec<Junction>,
     scratch: Arc<TmpFileSystem>,
     buffers: Buffers,
+    locks: Locks,
     vcpu_count: u32,
     processor: Processor,
     boot_id: String,
@@ -135,6 +137,7 @@ impl FileSystem {
             junctions: vec![root],
             scratch: TmpFileSystem::new(scratch_device, Charge::Memory, SCRATCH_INODES_MAX, frames),
             buffers: Buffers::default(),
+            locks: Locks::default(),
             vcpu_count: config.vcpu_count.max(1),
             processor: Processor::of_host(),
             boot_id: proc::system::random_uuid(),
@@ -239,6 +242,11 @@ impl FileSystem {
     /// The limit on what waits in pipes and sockets.
     pub fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    /// The locks on files.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
     }
 
     /// Virtual CPUs.

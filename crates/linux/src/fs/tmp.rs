@@ -206,6 +206,11 @@ impl TmpInode {
         self.number
     }
 
+    /// Device and number.
+    pub fn key(&self) -> (u64, u64) {
+        (self.fs.device, self.number)
+    }
+
     /// What can change. Never hold two of these at once.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()

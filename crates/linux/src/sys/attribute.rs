@@ -1,4 +1,4 @@
-//! Changes to files but for their names: modes, owners, times, lengths; flushing and locking; extended attributes.
+//! Changes to files but for their names: modes, owners, times, lengths; flushing; extended attributes.
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -14,7 +14,6 @@ use crate::table::SystemCall;
 
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(73, "flock", flock),
     entry(74, "fsync", flush),
     entry(75, "fdatasync", flush),
     entry(76, "truncate", truncate),
@@ -270,16 +269,6 @@ fn fadvise64(call: &mut Call<'_>) -> SysResult {
     match (&file.body, call.int(3)) {
         (Body::Pipe(_) | Body::Socket(_), _) => Err(Errno::ESPIPE.into()),
         (_, libc::POSIX_FADV_NORMAL..=libc::POSIX_FADV_NOREUSE) => Ok(0),
-        _ => Err(Errno::EINVAL.into()),
-    }
-}
-
-/// A guest has one process, whose open files do not conflict with each other unless it opens a file twice; such locks are
-/// granted.
-fn flock(call: &mut Call<'_>) -> SysResult {
-    call.usable_file(0)?;
-    match call.int(1) & !libc::LOCK_NB {
-        libc::LOCK_SH | libc::LOCK_EX | libc::LOCK_UN => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }

@@ -4,7 +4,7 @@ use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::Body;
 use crate::outcome::SysResult;
-use crate::sys::entry;
+use crate::sys::{entry, lock};
 use crate::table::SystemCall;
 
 /// The calls of this family.
@@ -17,8 +17,6 @@ pub const CALLS: &[SystemCall] = &[
     entry(436, "close_range", close_range),
 ];
 
-/// `struct flock`: offset of the type and of the process id.
-const LOCK_BYTES: usize = 32;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const CLOSE_RANGE_UNSHARE: u64 = 2;
 
@@ -104,15 +102,8 @@ fn fcntl(call: &mut Call<'_>) -> SysResult {
             file.set_flags(argument as u32);
             Ok(0)
         }
-        // Locks of one process never conflict with each other.
-        libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
-            call.read_bytes(argument, LOCK_BYTES)?;
-            Ok(0)
-        }
-        libc::F_GETLK | libc::F_OFD_GETLK => {
-            call.read_bytes(argument, LOCK_BYTES)?;
-            call.write(argument, &(libc::F_UNLCK as i16))?;
-            Ok(0)
+        libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW | libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
+            lock::record_lock(call, &file, command, argument)
         }
         libc::F_GETPIPE_SZ | libc::F_SETPIPE_SZ => {
             let Body::Pipe(end) = &file.body else { return Err(Errno::EBADF.into()) };

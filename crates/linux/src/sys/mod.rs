@@ -10,6 +10,7 @@ pub mod identity;
 mod interface;
 pub mod ioctl;
 pub mod link;
+pub mod lock;
 pub mod memory;
 pub mod message;
 pub mod open;
