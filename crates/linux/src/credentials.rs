@@ -8,23 +8,37 @@ pub const GROUPS_MAX: usize = 64;
 pub struct Credentials {
     /// Real user id.
     pub uid: u32,
-    /// Effective user id; file permissions are checked against it.
+    /// Effective user id.
     pub uid_effective: u32,
     /// Saved user id.
     pub uid_saved: u32,
+    /// The user id that file permissions are checked against: it follows the effective one (`setfsuid(2)`).
+    pub uid_file: u32,
     /// Real group id.
     pub gid: u32,
     /// Effective group id.
     pub gid_effective: u32,
     /// Saved group id.
     pub gid_saved: u32,
+    /// The group id that file permissions are checked against.
+    pub gid_file: u32,
     /// Supplementary groups, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
 }
 
 impl Credentials {
+    /// Whether file permissions do not bind it.
+    pub fn is_file_root(&self) -> bool {
+        self.uid_file == 0
+    }
+
+    /// Those that `access(2)` checks: of the real user.
+    pub fn of_real_user(&self) -> Self {
+        Self { uid_file: self.uid, gid_file: self.gid, ..self.clone() }
+    }
+
     /// Whether files of a group are used with the group's permissions.
     pub fn is_member(&self, gid: u32) -> bool {
-        self.gid_effective == gid || self.groups.contains(&gid)
+        self.gid_file == gid || self.groups.contains(&gid)
     }
 }

@@ -54,12 +54,14 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::schedule::CALLS,
     sys::signal::CALLS,
     sys::socket::CALLS,
+    sys::splice::CALLS,
     sys::stat::CALLS,
     sys::system::CALLS,
     sys::thread::CALLS,
     sys::time::CALLS,
     sys::timer::CALLS,
     sys::timer_file::CALLS,
+    sys::xattr::CALLS,
 ];
 
 static BY_NUMBER: LazyLock<[Option<SystemCall>; NUMBERS]> = LazyLock::new(|| {

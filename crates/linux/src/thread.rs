@@ -1,7 +1,10 @@
 //! Guest threads.
 
+use std::sync::Arc;
+
 use calypte_platform::{FpuState, Registers};
 
+use crate::file::OpenFile;
 use crate::outcome::Woken;
 use crate::process::Pid;
 use crate::signal::{AlternateStack, PendingSignals, Signal, SignalSet};
@@ -53,6 +56,8 @@ pub struct Thread {
     pub cpu_ns: u64,
     /// Set when it must end as soon as it is off its virtual CPU.
     pub is_killed: bool,
+    /// The FIFO whose other side its `open(2)` waits for.
+    pub opening: Option<Arc<OpenFile>>,
 }
 
 /// An exception as signal frames show it (`gregs[REG_TRAPNO]`, `REG_ERR`, `REG_CR2`).
@@ -113,6 +118,7 @@ impl Thread {
             interrupted_call: None,
             cpu_ns: 0,
             is_killed: false,
+            opening: None,
         }
     }
 

@@ -60,11 +60,22 @@ impl OpenFile {
     /// Writes bytes, at the file's own position or at the given one, as many as there is room for. `EAGAIN` if it would
     /// have to wait for room for the first.
     pub fn write(&self, kernel: &mut Kernel, position: Option<u64>, bytes: &[u8]) -> Result<usize, Errno> {
+        self.write_or_append(kernel, position, bytes, false)
+    }
+
+    /// As [`OpenFile::write`]; `is_appending` means the end of a regular file, as if it had been opened so.
+    pub fn write_or_append(
+        &self,
+        kernel: &mut Kernel,
+        position: Option<u64>,
+        bytes: &[u8],
+        is_appending: bool,
+    ) -> Result<usize, Errno> {
         if !self.is_writable() || self.is_path_only() {
             return Err(Errno::EBADF);
         }
         match &self.body {
-            Body::Tmp(inode) => self.write_tmp(inode, kernel, position, bytes),
+            Body::Tmp(inode) => self.write_tmp(inode, kernel, position, bytes, is_appending),
             Body::Text(_) => Ok(bytes.len()),
             Body::Device(Device::Full) => Err(Errno::ENOSPC),
             Body::Device(_) => Ok(bytes.len()),
@@ -85,13 +96,18 @@ impl OpenFile {
         kernel: &mut Kernel,
         position: Option<u64>,
         bytes: &[u8],
+        is_appending: bool,
     ) -> Result<usize, Errno> {
         let now = Time::from_ns(kernel.clock.realtime_ns());
         let mut state = inode.state();
+        let seals = state.seals;
         let Content::Regular(pages) = &mut state.content else { return Err(Errno::EINVAL) };
-        let is_appending = self.has_flag(libc::O_APPEND);
         let mut own = self.offset.lock();
+        let is_appending = is_appending || self.has_flag(libc::O_APPEND);
         let offset = if is_appending { pages.size() } else { position.unwrap_or(*own) };
+        if !bytes.is_empty() {
+            seals.check_write(pages.size(), offset.saturating_add(bytes.len() as u64))?;
+        }
         let written = pages.write(&mut kernel.frames, offset, bytes)?;
         if position.is_none() {
             *own = offset + written as u64;
@@ -101,6 +117,14 @@ impl OpenFile {
             state.changed = now;
         }
         Ok(written)
+    }
+
+    /// Where a write would begin.
+    pub fn write_position(&self, position: Option<u64>, is_appending: bool) -> u64 {
+        match &self.body {
+            Body::Tmp(inode) if is_appending || self.has_flag(libc::O_APPEND) => inode.metadata().size,
+            _ => position.unwrap_or_else(|| self.offset()),
+        }
     }
 
     /// The position.

@@ -16,6 +16,8 @@ pub struct Mapping {
     path: Arc<[u8]>,
     device: u64,
     inode: u64,
+    /// Counts it among the mappings through which a file in memory may be written.
+    writer: Option<Arc<()>>,
 }
 
 #[derive(Debug, Clone)]
@@ -28,18 +30,36 @@ enum Source {
 impl Mapping {
     /// Of a file of the host.
     pub fn of_host(file: Arc<HostFile>, path: Arc<[u8]>, device: u64, inode: u64) -> Self {
-        Self { source: Source::Host(file), path, device, inode }
+        Self { source: Source::Host(file), path, device, inode, writer: None }
     }
 
     /// Of a file in guest memory.
     pub fn of_tmp(inode: Arc<TmpInode>, path: Arc<[u8]>) -> Self {
         let metadata = inode.metadata();
-        Self { source: Source::Tmp(inode), path, device: metadata.device, inode: metadata.inode }
+        Self { source: Source::Tmp(inode), path, device: metadata.device, inode: metadata.inode, writer: None }
     }
 
     /// Of `/dev/zero`: to be treated as anonymous memory.
     pub fn of_zeros(path: Arc<[u8]>) -> Self {
-        Self { source: Source::Zero, path, device: 0, inode: 0 }
+        Self { source: Source::Zero, path, device: 0, inode: 0, writer: None }
+    }
+
+    /// The mapping made shared, of a file opened for writing. `EPERM` if the file is sealed against writing and
+    /// `is_writable`.
+    pub fn into_shared(mut self, is_writable: bool) -> Result<Self, Errno> {
+        if let Source::Tmp(inode) = &self.source {
+            match inode.writer() {
+                Ok(writer) => self.writer = Some(writer),
+                Err(errno) if is_writable => return Err(errno),
+                Err(_) => {}
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether a shared mapping may ever become writable: not of a file that was sealed when it was mapped.
+    pub fn may_be_written(&self) -> bool {
+        !matches!(self.source, Source::Tmp(_)) || self.writer.is_some()
     }
 
     /// Whether it is a mapping of `/dev/zero`.

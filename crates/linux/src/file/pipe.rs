@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::file::buffers::{Buffer, Buffers, GUARANTEED_BYTES};
 use crate::file::readiness;
 use crate::notifier::{Beacon, Notifier};
+use crate::outcome::WaitKey;
 
 /// Bytes that a pipe holds unless told otherwise.
 pub const CAPACITY_DEFAULT: usize = 64 * 1024;
@@ -27,9 +28,8 @@ struct State {
     buffer: Buffer,
     readers: usize,
     writers: usize,
-    /// A FIFO is opened one side at a time: until the other side has come for the first time it is waited for.
-    has_had_reader: bool,
-    has_had_writer: bool,
+    /// How often it was opened for reading, for writing: who opens a FIFO waits for the other side to be opened.
+    opened: [u64; 2],
 }
 
 /// One open end, or both (a FIFO opened for reading and writing).
@@ -38,6 +38,8 @@ pub struct PipeEnd {
     pipe: Arc<Pipe>,
     can_read: bool,
     can_write: bool,
+    /// [`State::opened`] when this end was opened.
+    opened_before: [u64; 2],
 }
 
 impl Pipe {
@@ -47,23 +49,24 @@ impl Pipe {
             buffer: Buffer::new(budget, CAPACITY_DEFAULT),
             readers: 0,
             writers: 0,
-            has_had_reader: false,
-            has_had_writer: false,
+            opened: [0; 2],
         };
         Arc::new(Self { state: Mutex::new(state), read_side: Beacon::new(notifier), write_side: Beacon::new(notifier) })
     }
 
     /// Opens it.
     pub fn open(self: &Arc<Self>, can_read: bool, can_write: bool) -> PipeEnd {
-        {
+        let opened_before = {
             let mut state = self.state.lock();
+            let before = state.opened;
             state.readers += usize::from(can_read);
             state.writers += usize::from(can_write);
-            state.has_had_reader |= can_read;
-            state.has_had_writer |= can_write;
-        }
+            state.opened[0] += u64::from(can_read);
+            state.opened[1] += u64::from(can_write);
+            before
+        };
         self.ring();
-        PipeEnd { pipe: self.clone(), can_read, can_write }
+        PipeEnd { pipe: self.clone(), can_read, can_write, opened_before }
     }
 
     /// A number that no other object has.
@@ -74,6 +77,11 @@ impl Pipe {
     /// Whether anybody could read.
     pub fn has_reader(&self) -> bool {
         self.state.lock().readers > 0
+    }
+
+    /// What rings when either side is opened.
+    pub fn open_keys(&self) -> [WaitKey; 2] {
+        [&self.read_side, &self.write_side].map(|side| WaitKey::Object(side.object()))
     }
 
     fn ring(&self) {
@@ -95,7 +103,7 @@ impl PipeEnd {
         }
         let bytes = {
             let mut state = self.pipe.state.lock();
-            if state.buffer.is_empty() && (state.writers > 0 || !state.has_had_writer) {
+            if state.buffer.is_empty() && state.writers > 0 {
                 return Err(Errno::EAGAIN);
             }
             state.buffer.pop(length)
@@ -114,7 +122,7 @@ impl PipeEnd {
         }
         let taken = {
             let mut state = self.pipe.state.lock();
-            if state.readers == 0 && state.has_had_reader {
+            if state.readers == 0 {
                 return Err(Errno::EPIPE);
             }
             let room = state.buffer.room();
@@ -127,11 +135,53 @@ impl PipeEnd {
         Ok(taken)
     }
 
+    /// Whether the other side of a FIFO is open, or was since this end was opened: `open(2)` waits for it.
+    pub fn has_met_partner(&self) -> bool {
+        let state = self.pipe.state.lock();
+        let met = |side: usize, count: usize| count > 0 || state.opened[side] != self.opened_before[side];
+        (!self.can_read || self.can_write || met(1, state.writers))
+            && (!self.can_write || self.can_read || met(0, state.readers))
+    }
+
+    /// Copies up to `length` bytes that wait and leaves them; nothing at the end. `EAGAIN` if more may come.
+    pub fn peek(&self, length: usize) -> Result<Vec<u8>, Errno> {
+        let state = self.pipe.state.lock();
+        if state.buffer.is_empty() && state.writers > 0 {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(state.buffer.peek(length))
+    }
+
+    /// Takes away bytes that [`PipeEnd::peek`] has given.
+    pub fn consume(&self, length: usize) {
+        self.pipe.state.lock().buffer.pop(length);
+        self.pipe.write_side.ring();
+    }
+
+    /// Writes as much as there is room for, even of little.
+    pub fn write_some(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let room = self.room()?;
+        let taken = self.pipe.state.lock().buffer.push(&bytes[..bytes.len().min(room)]);
+        self.pipe.read_side.ring();
+        Ok(taken)
+    }
+
+    /// Bytes that fit now. `EAGAIN` if none does, `EPIPE` if nobody will read.
+    pub fn room(&self) -> Result<usize, Errno> {
+        let state = self.pipe.state.lock();
+        match state.buffer.room() {
+            _ if state.readers == 0 => Err(Errno::EPIPE),
+            0 => Err(Errno::EAGAIN),
+            room => Ok(room),
+        }
+    }
+
     /// What can be done now.
     pub fn readiness(&self) -> u32 {
         let state = self.pipe.state.lock();
-        let is_ended = state.writers == 0 && state.has_had_writer;
-        let is_broken = state.readers == 0 && state.has_had_reader;
+        // A FIFO opened before any writer was is not hung up yet.
+        let is_ended = state.writers == 0 && state.opened[1] != self.opened_before[1];
+        let is_broken = state.readers == 0;
         let is_readable = self.can_read && !state.buffer.is_empty();
         let is_writable = self.can_write && (is_broken || state.buffer.room() >= GUARANTEED_BYTES);
         let hang_up = if self.can_read && is_ended { readiness::HANG_UP } else { 0 };
@@ -182,8 +232,6 @@ impl Drop for PipeEnd {
             if state.readers == 0 && state.writers == 0 {
                 let length = state.buffer.len();
                 state.buffer.pop(length);
-                state.has_had_reader = false;
-                state.has_had_writer = false;
             }
         }
         self.pipe.ring();
@@ -231,12 +279,31 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_waits_for_its_first_writer() {
+    fn a_fifo_is_not_hung_up_before_its_first_writer() {
         let fifo = Pipe::new(&Notifier::default(), &Buffers::default());
         let reader = fifo.open(true, false);
-        assert_eq!(reader.read(1), Err(Errno::EAGAIN));
-        drop(fifo.open(false, true));
+        assert!(!reader.has_met_partner());
         assert_eq!(reader.read(1), Ok(vec![]));
+        assert_eq!(reader.readiness() & readiness::HANG_UP, 0);
+        drop(fifo.open(false, true));
+        assert!(reader.has_met_partner());
+        assert_eq!(reader.readiness() & readiness::HANG_UP, readiness::HANG_UP);
+        let writer = fifo.open(false, true);
+        assert!(writer.has_met_partner());
+        assert_eq!(reader.readiness() & readiness::HANG_UP, 0);
+    }
+
+    #[test]
+    fn what_is_peeked_stays_until_consumed() {
+        let (reader, writer) = ends();
+        assert_eq!(reader.peek(5), Err(Errno::EAGAIN));
+        writer.write(b"hello").unwrap();
+        assert_eq!(reader.peek(2), Ok(b"he".to_vec()));
+        reader.consume(1);
+        assert_eq!(reader.read(10), Ok(b"ello".to_vec()));
+        assert_eq!(writer.room(), Ok(CAPACITY_DEFAULT));
+        drop(reader);
+        assert_eq!(writer.room(), Err(Errno::EPIPE));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 
 use crate::errno::Errno;
 use crate::file::pipe::Pipe;
-use crate::fs::metadata::{MAY_EXECUTE, MAY_WRITE, PERMISSION_MASK, Time};
+use crate::fs::metadata::{MAY_EXECUTE, MAY_READ, MAY_WRITE, PERMISSION_MASK, Time};
 use crate::fs::node::{Location, Node};
-use crate::fs::open::owner;
+use crate::fs::open::owner_in;
 use crate::fs::tmp::{Content, LINK_BYTES_MAX, State, TmpInode};
 use crate::fs::walk::{Follow, Found, Walker};
 use crate::kernel::Kernel;
@@ -29,7 +29,7 @@ pub fn writable_directory(kernel: &Kernel, pid: Pid, directory: &Location) -> Re
 /// In a sticky directory only the owner of a file, or of the directory, takes its name away.
 fn check_sticky(kernel: &Kernel, pid: Pid, directory: &TmpInode, name: &[u8]) -> Result<(), Errno> {
     let directory_metadata = directory.metadata();
-    let uid = Walker::new(kernel, pid)?.credentials().uid_effective;
+    let uid = Walker::new(kernel, pid)?.credentials().uid_file;
     if uid == 0 || directory_metadata.mode & libc::S_ISVTX == 0 || directory_metadata.uid == uid {
         return Ok(());
     }
@@ -63,7 +63,7 @@ pub fn make(
     made: Made,
     permissions: u32,
 ) -> Result<Arc<TmpInode>, Errno> {
-    let found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
+    let found = Walker::new(kernel, pid)?.find(base, path, Follow::Never)?;
     if found.location.is_some() {
         return Err(Errno::EEXIST);
     }
@@ -72,10 +72,10 @@ pub fn make(
         return Err(Errno::ENOENT);
     }
     let parent = writable_directory(kernel, pid, &directory)?;
-    let owner = owner(kernel, pid)?;
+    let owner = owner_in(kernel, pid, &parent)?;
     let fs = parent.file_system();
     let inode = match made {
-        Made::Directory => fs.create_directory(permissions, owner)?,
+        Made::Directory => fs.create_directory(permissions | parent.metadata().mode & libc::S_ISGID, owner)?,
         Made::Regular => fs.create_regular(permissions, owner)?,
         Made::Fifo => {
             let pipe = Pipe::new(kernel.waits.notifier(), kernel.files.buffers());
@@ -90,22 +90,35 @@ pub fn make(
     Ok(inode)
 }
 
+/// What a call says to names that cannot be taken away.
+struct Refused {
+    dot: Errno,
+    dot_dot: Errno,
+    root: Errno,
+}
+
+const UNLINKED: Refused = Refused { dot: Errno::EISDIR, dot_dot: Errno::EISDIR, root: Errno::EISDIR };
+const REMOVED: Refused = Refused { dot: Errno::EINVAL, dot_dot: Errno::ENOTEMPTY, root: Errno::EBUSY };
+const RENAMED: Refused = Refused { dot: Errno::EBUSY, dot_dot: Errno::EBUSY, root: Errno::EBUSY };
+
 /// The directory and name at the end of a path, for calls that take a name away.
 fn named(
     kernel: &Kernel,
     pid: Pid,
     base: &Location,
     path: &[u8],
-    at_dot: Errno,
+    refused: Refused,
 ) -> Result<(Location, Vec<u8>, Found), Errno> {
-    let mut found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
-    if path.ends_with(b"/.") || path == b"." {
-        return Err(Errno::EINVAL);
+    let mut found = Walker::new(kernel, pid)?.find(base, path, Follow::Never)?;
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let trimmed = &path[..end];
+    if trimmed.ends_with(b"/.") || trimmed == b"." {
+        return Err(refused.dot);
     }
     if path.iter().all(|byte| *byte == b'/') {
-        return Err(Errno::EBUSY);
+        return Err(refused.root);
     }
-    let (directory, name) = found.last.take().ok_or(at_dot)?;
+    let (directory, name) = found.last.take().ok_or(refused.dot_dot)?;
     if found.location.as_ref().is_some_and(Location::is_junction) {
         return Err(Errno::EBUSY);
     }
@@ -114,7 +127,7 @@ fn named(
 
 /// `unlink(2)`.
 pub fn unlink(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Result<(), Errno> {
-    let (directory, name, found) = named(kernel, pid, base, path, Errno::EISDIR)?;
+    let (directory, name, found) = named(kernel, pid, base, path, UNLINKED)?;
     let location = found.location.ok_or(Errno::ENOENT)?;
     let parent = writable_directory(kernel, pid, &directory)?;
     check_sticky(kernel, pid, &parent, &name)?;
@@ -129,7 +142,7 @@ pub fn unlink(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Re
 
 /// `rmdir(2)`.
 pub fn remove_directory(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Result<(), Errno> {
-    let (directory, name, found) = named(kernel, pid, base, path, Errno::ENOTEMPTY)?;
+    let (directory, name, found) = named(kernel, pid, base, path, REMOVED)?;
     let location = found.location.ok_or(Errno::ENOENT)?;
     if !location.is_directory() {
         return Err(Errno::ENOTDIR);
@@ -158,8 +171,8 @@ pub fn rename(
     (new_base, new_path): (&Location, &[u8]),
     existing: Existing,
 ) -> Result<(), Errno> {
-    let (old_directory, old_name, old) = named(kernel, pid, old_base, old_path, Errno::EBUSY)?;
-    let (new_directory, new_name, new) = named(kernel, pid, new_base, new_path, Errno::EBUSY)?;
+    let (old_directory, old_name, old) = named(kernel, pid, old_base, old_path, RENAMED)?;
+    let (new_directory, new_name, new) = named(kernel, pid, new_base, new_path, RENAMED)?;
     let source = old.location.ok_or(Errno::ENOENT)?;
     if (old.is_directory_required || new.is_directory_required) && !source.is_directory() {
         return Err(Errno::ENOTDIR);
@@ -171,11 +184,25 @@ pub fn rename(
     let to = writable_directory(kernel, pid, &new_directory)?;
     check_sticky(kernel, pid, &from, &old_name)?;
     check_sticky(kernel, pid, &to, &new_name)?;
+    if !Arc::ptr_eq(&from, &to) {
+        check_moved(kernel, pid, &source)?;
+        if let (Existing::Exchange, Some(other)) = (existing, &new.location) {
+            check_moved(kernel, pid, other)?;
+        }
+    }
     let now = Time::from_ns(kernel.clock.realtime_ns());
     match existing {
         Existing::Exchange => from.exchange(&old_name, &to, &new_name, now),
         _ => from.rename(&old_name, &to, &new_name, existing == Existing::Replace, now),
     }
+}
+
+/// A directory that gets another parent is written to: its `..` changes.
+fn check_moved(kernel: &Kernel, pid: Pid, moved: &Location) -> Result<(), Errno> {
+    if !moved.is_directory() {
+        return Ok(());
+    }
+    moved.metadata(kernel)?.check(Walker::new(kernel, pid)?.credentials(), MAY_WRITE)
 }
 
 fn is_same_mount(a: &Location, b: &Location) -> bool {
@@ -188,7 +215,7 @@ fn is_same_mount(a: &Location, b: &Location) -> bool {
 
 /// `linkat(2)`: gives a file that was found a further name.
 pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, path: &[u8]) -> Result<(), Errno> {
-    let found = Walker::new(kernel, pid)?.find(base, path, Follow::No)?;
+    let found = Walker::new(kernel, pid)?.find(base, path, Follow::Never)?;
     if found.location.is_some() {
         return Err(Errno::EEXIST);
     }
@@ -206,11 +233,28 @@ pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, p
     let Node::Tmp(inode) = &source.node else {
         return Err(if is_same_mount(source, &directory) { Errno::EROFS } else { Errno::EXDEV });
     };
-    let parent = writable_directory(kernel, pid, &directory)?;
-    if !Arc::ptr_eq(parent.file_system(), inode.file_system()) {
+    if !matches!(&directory.node, Node::Tmp(parent) if Arc::ptr_eq(parent.file_system(), inode.file_system())) {
         return Err(Errno::EXDEV);
     }
+    check_linkable(kernel, pid, inode)?;
+    let parent = writable_directory(kernel, pid, &directory)?;
+    if !inode.state().may_be_linked() {
+        return Err(Errno::ENOENT);
+    }
     parent.insert(&name, inode, Time::from_ns(kernel.clock.realtime_ns()))
+}
+
+/// Nobody links what others own and might lend rights, or what one could not use anyway (`fs.protected_hardlinks`).
+fn check_linkable(kernel: &Kernel, pid: Pid, inode: &TmpInode) -> Result<(), Errno> {
+    let credentials = Walker::new(kernel, pid)?.credentials();
+    let metadata = inode.metadata();
+    if credentials.is_file_root() || credentials.uid_file == metadata.uid {
+        return Ok(());
+    }
+    let group_bits = libc::S_ISGID | libc::S_IXGRP;
+    let lends_rights = metadata.mode & libc::S_ISUID != 0 || metadata.mode & group_bits == group_bits;
+    let is_usable = metadata.check(credentials, MAY_READ | MAY_WRITE).is_ok();
+    if metadata.kind() == libc::S_IFREG && !lends_rights && is_usable { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// A file whose metadata a process wants to change; `EROFS` outside guest memory.
@@ -234,9 +278,9 @@ fn change_owned(
     change: impl FnOnce(&mut State) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let inode = changeable(location)?;
-    let uid = Walker::new(kernel, pid)?.credentials().uid_effective;
+    let credentials = Walker::new(kernel, pid)?.credentials();
     let mut state = inode.state();
-    if uid != 0 && uid != state.uid {
+    if !credentials.is_file_root() && credentials.uid_file != state.uid {
         return Err(Errno::EPERM);
     }
     change(&mut state)?;
@@ -246,7 +290,13 @@ fn change_owned(
 
 /// `chmod(2)`.
 pub fn change_mode(kernel: &Kernel, pid: Pid, location: &Location, mode: u32) -> Result<(), Errno> {
+    let credentials = Walker::new(kernel, pid)?.credentials();
     change_owned(kernel, pid, location, |state| {
+        let is_group_kept = credentials.is_file_root() || credentials.is_member(state.gid);
+        let mode = if is_group_kept { mode } else { mode & !libc::S_ISGID };
+        if state.seals.forbid_mode(state.mode, mode) {
+            return Err(Errno::EPERM);
+        }
         state.mode = state.mode & !PERMISSION_MASK | mode & PERMISSION_MASK;
         Ok(())
     })
@@ -262,14 +312,17 @@ pub fn change_owner(
 ) -> Result<(), Errno> {
     let credentials = Walker::new(kernel, pid)?.credentials();
     change_owned(kernel, pid, location, |state| {
-        let is_root = credentials.uid_effective == 0;
+        let is_root = credentials.is_file_root();
         let may_change_uid = is_root || uid.is_none_or(|uid| uid == state.uid);
-        let may_change_gid = is_root || gid.is_none_or(|gid| credentials.is_member(gid));
+        let may_change_gid = is_root || gid.is_none_or(|gid| gid == state.gid || credentials.is_member(gid));
         if !may_change_uid || !may_change_gid {
             return Err(Errno::EPERM);
         }
         state.uid = uid.unwrap_or(state.uid);
         state.gid = gid.unwrap_or(state.gid);
+        if !matches!(state.content, Content::Directory(_)) {
+            state.drop_set_ids();
+        }
         Ok(())
     })
 }
@@ -291,10 +344,12 @@ pub fn change_times(
     if is_now {
         let inode = changeable(location)?;
         let credentials = Walker::new(kernel, pid)?.credentials();
-        if inode.metadata().uid != credentials.uid_effective {
+        if inode.metadata().uid != credentials.uid_file {
             inode.metadata().check(credentials, MAY_WRITE)?;
         }
-        return set(&mut inode.state());
+        let mut state = inode.state();
+        state.changed = Time::from_ns(kernel.clock.realtime_ns());
+        return set(&mut state);
     }
     change_owned(kernel, pid, location, set)
 }
@@ -306,15 +361,21 @@ pub fn truncate(kernel: &mut Kernel, pid: Pid, location: &Location, size: u64) -
     }
     let inode = changeable(location)?.clone();
     inode.metadata().check(Walker::new(kernel, pid)?.credentials(), MAY_WRITE)?;
-    truncate_inode(kernel, &inode, size)
+    truncate_inode(kernel, pid, &inode, size)
 }
 
 /// `ftruncate(2)` of a file in guest memory.
-pub fn truncate_inode(kernel: &mut Kernel, inode: &TmpInode, size: u64) -> Result<(), Errno> {
+pub fn truncate_inode(kernel: &mut Kernel, pid: Pid, inode: &TmpInode, size: u64) -> Result<(), Errno> {
     let now = Time::from_ns(kernel.clock.realtime_ns());
+    let is_root = Walker::new(kernel, pid)?.credentials().is_file_root();
     let mut state = inode.state();
+    let seals = state.seals;
     let Content::Regular(pages) = &mut state.content else { return Err(Errno::EINVAL) };
+    seals.check_size(pages.size(), size)?;
     pages.truncate(&mut kernel.frames, size)?;
+    if !is_root {
+        state.drop_set_ids();
+    }
     state.modified = now;
     state.changed = now;
     Ok(())

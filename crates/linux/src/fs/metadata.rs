@@ -78,18 +78,24 @@ impl Metadata {
 
     /// Checks the permission bits for a process. `EACCES` when they forbid any of `wanted`.
     pub fn check(&self, credentials: &Credentials, wanted: u32) -> Result<(), Errno> {
-        let allowed = if credentials.uid_effective == 0 {
-            let is_executable = self.is_directory() || self.mode & 0o111 != 0;
-            MAY_READ | MAY_WRITE | if is_executable { MAY_EXECUTE } else { 0 }
-        } else if credentials.uid_effective == self.uid {
-            self.mode >> 6 & 7
-        } else if credentials.is_member(self.gid) {
-            self.mode >> 3 & 7
-        } else {
-            self.mode & 7
-        };
-        if wanted & !allowed == 0 { Ok(()) } else { Err(Errno::EACCES) }
+        check_mode(self.mode, self.uid, self.gid, credentials, wanted)
     }
+}
+
+/// As [`Metadata::check`], from the parts.
+pub fn check_mode(mode: u32, uid: u32, gid: u32, credentials: &Credentials, wanted: u32) -> Result<(), Errno> {
+    let is_directory = mode & TYPE_MASK == libc::S_IFDIR;
+    let allowed = if credentials.is_file_root() {
+        let is_executable = is_directory || mode & 0o111 != 0;
+        MAY_READ | MAY_WRITE | if is_executable { MAY_EXECUTE } else { 0 }
+    } else if credentials.uid_file == uid {
+        mode >> 6 & 7
+    } else if credentials.is_member(gid) {
+        mode >> 3 & 7
+    } else {
+        mode & 7
+    };
+    if wanted & !allowed == 0 { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 /// A device number as `makedev(3)` composes it.

@@ -16,8 +16,10 @@ pub mod node;
 pub mod open;
 pub mod pages;
 pub mod proc;
+pub mod seal;
 pub mod tmp;
 pub mod walk;
+pub mod xattr;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

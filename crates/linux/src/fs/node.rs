@@ -232,6 +232,32 @@ impl Location {
         self.junction.is_some()
     }
 
+    /// The nearest mount at or above.
+    fn mount(&self, files: &FileSystem) -> usize {
+        let mut at = self.clone();
+        loop {
+            if let Some(index) = at.junction
+                && files.junctions[index].mount.is_some()
+            {
+                return index;
+            }
+            match at.parent_and_name(files) {
+                Some((parent, _)) => at = parent,
+                None => return 0,
+            }
+        }
+    }
+
+    /// Whether something is mounted here.
+    pub fn is_mount(&self, files: &FileSystem) -> bool {
+        self.junction.is_some_and(|index| files.junctions[index].mount.is_some())
+    }
+
+    /// Whether no mount is between two directories.
+    pub fn is_same_mount(&self, other: &Location, files: &FileSystem) -> bool {
+        self.mount(files) == other.mount(files)
+    }
+
     /// Whether both are the same file.
     pub fn is_same(&self, other: &Location) -> bool {
         self.node.is_same(&other.node)

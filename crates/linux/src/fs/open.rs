@@ -10,7 +10,7 @@ use crate::fs::fixed::{Content as FixedContent, Device};
 use crate::fs::metadata::{MAY_EXECUTE, MAY_READ, MAY_WRITE, Metadata, Time};
 use crate::fs::node::{Location, Node};
 use crate::fs::tmp::{Content, Owner, TmpInode};
-use crate::fs::walk::{Follow, Found, Walker};
+use crate::fs::walk::{Follow, Found, Resolve, Walker};
 use crate::kernel::Kernel;
 use crate::process::Pid;
 
@@ -21,6 +21,7 @@ const O_TMPFILE: i32 = libc::O_TMPFILE;
 pub struct OpenHow {
     flags: i32,
     permissions: u32,
+    resolve: Resolve,
 }
 
 impl OpenHow {
@@ -28,7 +29,17 @@ impl OpenHow {
     pub fn new(flags: i32, permissions: u32) -> Self {
         let kept = libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_PATH | libc::O_CLOEXEC;
         let flags = if flags & libc::O_PATH != 0 { flags & kept } else { flags };
-        Self { flags, permissions: permissions & 0o7777 }
+        Self { flags, permissions: permissions & 0o7777, resolve: Resolve::default() }
+    }
+
+    /// The same with other permissions and rules for the path.
+    pub fn with(self, permissions: u32, resolve: Resolve) -> Self {
+        Self { flags: self.flags, permissions: permissions & 0o7777, resolve }
+    }
+
+    /// Whether `execve` closes the descriptor.
+    pub fn is_closed_on_exec(self) -> bool {
+        self.has(libc::O_CLOEXEC)
     }
 
     fn has(self, flag: i32) -> bool {
@@ -58,9 +69,12 @@ pub fn open(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8], how: Op
     if how.has(O_TMPFILE) {
         return open_unnamed(kernel, pid, base, path, how);
     }
+    if how.has(libc::O_CREAT | libc::O_DIRECTORY) {
+        return Err(Errno::EINVAL);
+    }
     let is_exclusive = how.has(libc::O_CREAT | libc::O_EXCL);
     let follow = if how.has(libc::O_NOFOLLOW) || is_exclusive { Follow::No } else { Follow::Yes };
-    let found = Walker::new(kernel, pid)?.find(base, path, follow)?;
+    let found = Walker::new(kernel, pid)?.resolving(how.resolve).find(base, path, follow)?;
     match &found.location {
         Some(_) if is_exclusive => Err(Errno::EEXIST),
         Some(location) => {
@@ -92,7 +106,7 @@ fn create(kernel: &mut Kernel, pid: Pid, found: &Found, how: OpenHow) -> Result<
         return Err(Errno::EISDIR);
     }
     let parent = super::change::writable_directory(kernel, pid, directory)?;
-    let owner = owner(kernel, pid)?;
+    let owner = owner_in(kernel, pid, &parent)?;
     let inode = parent.file_system().create_regular(how.permissions, owner)?;
     parent.insert(name, &inode, owner.now)?;
     let path = directory.path_of(&kernel.files, name);
@@ -111,12 +125,13 @@ fn open_unnamed(
     if access & WRITABLE == 0 {
         return Err(Errno::EINVAL);
     }
-    let directory = Walker::new(kernel, pid)?.existing(base, path, Follow::Yes)?;
+    let directory = Walker::new(kernel, pid)?.resolving(how.resolve).existing(base, path, Follow::Yes)?;
     let parent = match super::change::writable_directory(kernel, pid, &directory) {
         Err(Errno::EROFS) => return Err(Errno::EOPNOTSUPP),
         result => result?,
     };
-    let inode = parent.file_system().create_regular(how.permissions, owner(kernel, pid)?)?;
+    let inode = parent.file_system().create_regular(how.permissions, owner_in(kernel, pid, &parent)?)?;
+    inode.state().is_unnamed = !how.has(libc::O_EXCL);
     let path = directory.path_of(&kernel.files, format!("#{} (deleted)", inode.number()).as_bytes());
     let location = Location::from(Node::Tmp(inode.clone()));
     Ok(OpenFile::new(Body::Tmp(inode), Some(location), path.into(), access, how.flags as u32))
@@ -126,7 +141,15 @@ fn open_unnamed(
 pub fn owner(kernel: &Kernel, pid: Pid) -> Result<Owner, Errno> {
     let credentials = &kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.credentials;
     let now = Time::from_ns(kernel.clock.realtime_ns());
-    Ok(Owner { uid: credentials.uid_effective, gid: credentials.gid_effective, now })
+    Ok(Owner { uid: credentials.uid_file, gid: credentials.gid_file, now })
+}
+
+/// The same for a file made in a directory, which may give its group (`S_ISGID`).
+pub fn owner_in(kernel: &Kernel, pid: Pid, directory: &TmpInode) -> Result<Owner, Errno> {
+    let owner = owner(kernel, pid)?;
+    let directory = directory.metadata();
+    let gid = if directory.mode & libc::S_ISGID != 0 { directory.gid } else { owner.gid };
+    Ok(Owner { gid, ..owner })
 }
 
 fn open_location(
@@ -165,7 +188,11 @@ fn open_location(
     if is_fixed_text && wanted & MAY_WRITE != 0 {
         return Err(Errno::EACCES);
     }
-    metadata.check(Walker::new(kernel, pid)?.credentials(), wanted)?;
+    let credentials = Walker::new(kernel, pid)?.credentials();
+    metadata.check(credentials, wanted)?;
+    if how.has(libc::O_NOATIME) && !credentials.is_file_root() && credentials.uid_file != metadata.uid {
+        return Err(Errno::EPERM);
+    }
     let body = body(kernel, pid, location, &metadata, how)?;
     Ok(OpenFile::new(body, Some(location.clone()), path.into(), how.access()?, flags))
 }

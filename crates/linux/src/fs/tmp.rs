@@ -7,12 +7,15 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::credentials::Credentials;
 use crate::errno::Errno;
 use crate::file::pipe::Pipe;
 use crate::frames::{Charge, DroppedFrames, Frames};
 use crate::fs::listing::{ENTRIES_MAX, Entry, entry_kind};
-use crate::fs::metadata::{Metadata, Time};
+use crate::fs::metadata::{Metadata, Time, check_mode};
 use crate::fs::pages::Pages;
+use crate::fs::seal::Seals;
+use crate::fs::xattr::Attributes;
 use crate::net::Socket;
 
 /// Longest target of a symbolic link.
@@ -53,6 +56,8 @@ pub struct TmpInode {
     fs: Arc<TmpFileSystem>,
     number: u64,
     state: Mutex<State>,
+    /// Shared by every shared mapping that may write.
+    writers: Arc<()>,
 }
 
 /// What can change about a file.
@@ -74,6 +79,12 @@ pub struct State {
     pub changed: Time,
     /// The content.
     pub content: Content,
+    /// Extended attributes.
+    pub attributes: Attributes,
+    /// What may not be done to it any more.
+    pub seals: Seals,
+    /// Whether it was made without a name and may be given one (`O_TMPFILE`).
+    pub is_unnamed: bool,
 }
 
 /// The content of a file by its type.
@@ -145,9 +156,12 @@ impl TmpFileSystem {
             modified: owner.now,
             changed: owner.now,
             content,
+            attributes: Attributes::default(),
+            seals: Seals::NONE,
+            is_unnamed: false,
         };
         let number = self.last_inode.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Arc::new(TmpInode { fs: self.clone(), number, state: Mutex::new(state) }))
+        Ok(Arc::new(TmpInode { fs: self.clone(), number, state: Mutex::new(state), writers: Arc::default() }))
     }
 
     /// A regular file without a name.
@@ -173,6 +187,24 @@ impl TmpFileSystem {
 }
 
 impl State {
+    /// What Linux does when somebody else than root changes a file: it does not lend its owner's rights any more.
+    pub fn drop_set_ids(&mut self) {
+        self.mode &= !libc::S_ISUID;
+        if self.mode & libc::S_IXGRP != 0 {
+            self.mode &= !libc::S_ISGID;
+        }
+    }
+
+    /// Checks the permission bits for a process.
+    pub fn check(&self, credentials: &Credentials, wanted: u32) -> Result<(), Errno> {
+        check_mode(self.mode, self.uid, self.gid, credentials, wanted)
+    }
+
+    /// Whether the file may get a further name: one without any is about to go.
+    pub fn may_be_linked(&self) -> bool {
+        self.links > 0 || self.is_unnamed
+    }
+
     fn take_entries(&mut self) -> Vec<Arc<TmpInode>> {
         match &mut self.content {
             Content::Directory(directory) => std::mem::take(&mut directory.entries).into_values().collect(),
@@ -209,6 +241,17 @@ impl TmpInode {
     /// Device and number.
     pub fn key(&self) -> (u64, u64) {
         (self.fs.device, self.number)
+    }
+
+    /// `F_ADD_SEALS`.
+    pub fn add_seals(&self, seals: u32) -> Result<(), Errno> {
+        let has_writers = Arc::strong_count(&self.writers) > 1;
+        self.state().seals.add(seals, has_writers)
+    }
+
+    /// What a shared mapping keeps through which the file may be written. `EPERM` if a seal forbids that.
+    pub fn writer(&self) -> Result<Arc<()>, Errno> {
+        if self.state().seals.forbid_writing() { Err(Errno::EPERM) } else { Ok(self.writers.clone()) }
     }
 
     /// What can change. Never hold two of these at once.
@@ -305,6 +348,7 @@ impl TmpInode {
                 }
                 _ => {
                     state.links += 1;
+                    state.is_unnamed = false;
                     false
                 }
             }

@@ -21,6 +21,8 @@ pub enum Follow {
     Yes,
     /// It is the file meant (unless a slash comes after it).
     No,
+    /// It is the name meant, whatever comes after it: for calls that make names and take them away.
+    Never,
 }
 
 /// Where a path has led.
@@ -34,19 +36,70 @@ pub struct Found {
     pub is_directory_required: bool,
 }
 
+/// The rules of `openat2(2)` for a path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resolve {
+    /// `RESOLVE_NO_XDEV`: no mount is entered or left.
+    pub is_one_mount: bool,
+    /// `RESOLVE_NO_MAGICLINKS`: no link of `/proc` that jumps.
+    pub has_no_jumps: bool,
+    /// `RESOLVE_NO_SYMLINKS`: no link at all.
+    pub has_no_links: bool,
+    /// `RESOLVE_BENEATH`: what leaves the starting directory is an error.
+    pub is_beneath: bool,
+    /// `RESOLVE_IN_ROOT`: the starting directory is the root.
+    pub is_in_root: bool,
+    /// `RESOLVE_CACHED`: nothing that would have to be waited for.
+    pub is_cached: bool,
+}
+
+impl Resolve {
+    /// From the flags. `EINVAL` for unknown ones and for both ways of confinement at once.
+    pub fn from_bits(bits: u64) -> Result<Self, Errno> {
+        let has = |flag: u64| bits & flag != 0;
+        let resolve = Self {
+            is_one_mount: has(libc::RESOLVE_NO_XDEV),
+            has_no_jumps: has(libc::RESOLVE_NO_MAGICLINKS),
+            has_no_links: has(libc::RESOLVE_NO_SYMLINKS),
+            is_beneath: has(libc::RESOLVE_BENEATH),
+            is_in_root: has(libc::RESOLVE_IN_ROOT),
+            is_cached: has(libc::RESOLVE_CACHED),
+        };
+        let known = libc::RESOLVE_NO_XDEV
+            | libc::RESOLVE_NO_MAGICLINKS
+            | libc::RESOLVE_NO_SYMLINKS
+            | libc::RESOLVE_BENEATH
+            | libc::RESOLVE_IN_ROOT
+            | libc::RESOLVE_CACHED;
+        let is_valid = bits & !known == 0 && !(resolve.is_beneath && resolve.is_in_root);
+        if is_valid { Ok(resolve) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Whether the starting directory must not be left.
+    pub fn is_confined(self) -> bool {
+        self.is_beneath || self.is_in_root
+    }
+}
+
 /// Resolves paths for one process.
 #[derive(Clone, Copy)]
 pub struct Walker<'k> {
     kernel: &'k Kernel,
     pid: Pid,
     credentials: &'k Credentials,
+    resolve: Resolve,
 }
 
 impl<'k> Walker<'k> {
     /// For a process, with its rights.
     pub fn new(kernel: &'k Kernel, pid: Pid) -> Result<Self, Errno> {
         let credentials = &kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.credentials;
-        Ok(Self { kernel, pid, credentials })
+        Ok(Self { kernel, pid, credentials, resolve: Resolve::default() })
+    }
+
+    /// The same with the rules of `openat2(2)`.
+    pub fn resolving(self, resolve: Resolve) -> Self {
+        Self { resolve, ..self }
     }
 
     /// The rights that files are checked against.
@@ -59,7 +112,7 @@ impl<'k> Walker<'k> {
         if path.is_empty() {
             return Err(Errno::ENOENT);
         }
-        let mut at = if path[0] == b'/' { self.kernel.files.root() } else { base.clone() };
+        let mut at = if path[0] == b'/' { self.root(base)? } else { base.clone() };
         let mut names: VecDeque<Vec<u8>> = split(path).collect();
         let mut is_directory_required = path.ends_with(b"/") || path.ends_with(b"/.");
         let mut last = None;
@@ -71,7 +124,7 @@ impl<'k> Walker<'k> {
             match &*name {
                 b"." => continue,
                 b".." => {
-                    at = at.parent(&self.kernel.files);
+                    at = self.parent(&at, base)?;
                     continue;
                 }
                 _ if name.len() > NAME_BYTES_MAX => return Err(Errno::ENAMETOOLONG),
@@ -83,33 +136,40 @@ impl<'k> Walker<'k> {
                 }
                 return Ok(Found { last: Some((at, name)), location: None, is_directory_required });
             };
-            let is_followed = !is_last || follow == Follow::Yes || is_directory_required;
-            match if is_followed { child.link_target(self.kernel, self.pid)? } else { None } {
-                None => {
-                    last = Some((at, name));
-                    at = child;
+            if child.is_mount(&self.kernel.files) {
+                self.check_one_mount()?;
+            }
+            let is_followed = match follow {
+                Follow::Yes => true,
+                Follow::No => !is_last || is_directory_required,
+                Follow::Never => !is_last,
+            };
+            let Some(target) = (if is_followed { child.link_target(self.kernel, self.pid)? } else { None }) else {
+                last = Some((at, name));
+                at = child;
+                continue;
+            };
+            links += 1;
+            if links > LINKS_MAX || self.resolve.has_no_links {
+                return Err(Errno::ELOOP);
+            }
+            match target {
+                Target::Jump(location) => {
+                    self.check_jump()?;
+                    at = location;
                 }
-                Some(target) => {
-                    links += 1;
-                    if links > LINKS_MAX {
-                        return Err(Errno::ELOOP);
+                Target::Path(target) => {
+                    if target.first() == Some(&b'/') {
+                        at = self.root(base)?;
                     }
-                    match target {
-                        Target::Jump(location) => at = location,
-                        Target::Path(target) => {
-                            if target.first() == Some(&b'/') {
-                                at = self.kernel.files.root();
-                            }
-                            is_directory_required |= is_last && target.ends_with(b"/");
-                            for name in split(&target).rev() {
-                                names.push_front(name);
-                            }
-                        }
+                    is_directory_required |= is_last && target.ends_with(b"/");
+                    for name in split(&target).rev() {
+                        names.push_front(name);
                     }
                 }
             }
         }
-        if is_directory_required && !at.is_directory() {
+        if is_directory_required && follow != Follow::Never && !at.is_directory() {
             return Err(Errno::ENOTDIR);
         }
         Ok(Found { last, location: Some(at), is_directory_required })
@@ -120,11 +180,50 @@ impl<'k> Walker<'k> {
         self.find(base, path, follow)?.location.ok_or(Errno::ENOENT)
     }
 
+    /// Where absolute paths begin.
+    fn root(&self, base: &Location) -> Result<Location, Errno> {
+        match self.resolve {
+            Resolve { is_beneath: true, .. } => Err(Errno::EXDEV),
+            Resolve { is_in_root: true, .. } => Ok(base.clone()),
+            _ => {
+                let root = self.kernel.files.root();
+                if base.is_directory() && !base.is_same_mount(&root, &self.kernel.files) {
+                    self.check_one_mount()?;
+                }
+                Ok(root)
+            }
+        }
+    }
+
+    /// `..`.
+    fn parent(&self, at: &Location, base: &Location) -> Result<Location, Errno> {
+        if self.resolve.is_confined() && at.is_same(base) {
+            return if self.resolve.is_beneath { Err(Errno::EXDEV) } else { Ok(at.clone()) };
+        }
+        if at.is_mount(&self.kernel.files) {
+            self.check_one_mount()?;
+        }
+        Ok(at.parent(&self.kernel.files))
+    }
+
+    /// Another mount is about to be entered.
+    fn check_one_mount(&self) -> Result<(), Errno> {
+        if self.resolve.is_one_mount { Err(Errno::EXDEV) } else { Ok(()) }
+    }
+
+    /// A link of `/proc` is about to be followed: out of `/proc`, as far as anybody knows.
+    fn check_jump(&self) -> Result<(), Errno> {
+        if self.resolve.has_no_jumps {
+            return Err(Errno::ELOOP);
+        }
+        if self.resolve.is_confined() { Err(Errno::EXDEV) } else { self.check_one_mount() }
+    }
+
     fn check_search(&self, directory: &Location) -> Result<(), Errno> {
         if !directory.is_directory() {
             return Err(Errno::ENOTDIR);
         }
-        if self.credentials.uid_effective == 0 {
+        if self.credentials.is_file_root() {
             return Ok(());
         }
         directory.metadata(self.kernel)?.check(self.credentials, MAY_EXECUTE)

@@ -49,6 +49,12 @@ impl Call<'_> {
         }
     }
 
+    /// The directory of a descriptor, which even an absolute path is resolved below (`RESOLVE_IN_ROOT`).
+    pub fn location_of_directory(&mut self, fd: i32) -> Result<Location, Errno> {
+        let location = self.location_of(fd)?;
+        if location.is_directory() { Ok(location) } else { Err(Errno::ENOTDIR) }
+    }
+
     /// The file that a path means. With `AT_EMPTY_PATH` among `flags` and an empty path it is that of the descriptor;
     /// with `AT_SYMLINK_NOFOLLOW` a link at the end is not followed.
     pub fn locate(&mut self, fd: i32, path: &[u8], flags: i32) -> Result<Location, Errno> {
@@ -103,6 +109,15 @@ impl Call<'_> {
             }
             Err(errno) => Err(errno.into()),
             Ok(value) => Ok(value),
+        }
+    }
+
+    /// Sends the caller `SIGXFSZ`: it wanted to make a file larger than `RLIMIT_FSIZE`.
+    pub fn signal_file_too_large(&mut self) {
+        if let Some(signal) = Signal::new(libc::SIGXFSZ)
+            && let Err(errno) = self.kernel.signal_thread(self.tid, Info::from_kernel(signal))
+        {
+            tracing::debug!(errno = errno.name(), "SIGXFSZ not delivered");
         }
     }
 

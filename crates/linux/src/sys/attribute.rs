@@ -1,4 +1,4 @@
-//! Changes to files but for their names: modes, owners, times, lengths; flushing; extended attributes.
+//! Changes to files but for their names: modes, owners, times, lengths; flushing.
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -8,6 +8,7 @@ use crate::fs::change;
 use crate::fs::metadata::Time;
 use crate::fs::pages::FILE_BYTES_MAX;
 use crate::fs::tmp::Content;
+use crate::limits::Resource;
 use crate::outcome::SysResult;
 use crate::sys::entry;
 use crate::table::SystemCall;
@@ -27,18 +28,6 @@ pub const CALLS: &[SystemCall] = &[
     entry(132, "utime", utime),
     entry(162, "sync", sync),
     entry(187, "readahead", flush),
-    entry(188, "setxattr", xattr_of_path),
-    entry(189, "lsetxattr", xattr_of_link),
-    entry(190, "fsetxattr", xattr_of_descriptor),
-    entry(191, "getxattr", xattr_of_path),
-    entry(192, "lgetxattr", xattr_of_link),
-    entry(193, "fgetxattr", xattr_of_descriptor),
-    entry(194, "listxattr", listxattr_of_path),
-    entry(195, "llistxattr", listxattr_of_link),
-    entry(196, "flistxattr", listxattr_of_descriptor),
-    entry(197, "removexattr", xattr_of_path),
-    entry(198, "lremovexattr", xattr_of_link),
-    entry(199, "fremovexattr", xattr_of_descriptor),
     entry(221, "fadvise64", fadvise64),
     entry(235, "utimes", utimes),
     entry(260, "fchownat", fchownat),
@@ -46,7 +35,8 @@ pub const CALLS: &[SystemCall] = &[
     entry(268, "fchmodat", fchmodat),
     entry(277, "sync_file_range", flush),
     entry(280, "utimensat", utimensat),
-    entry(285, "fallocate", fallocate),
+    entry(285, "fallocate", fallocate)
+        .supports("0, KEEP_SIZE, PUNCH_HOLE with KEEP_SIZE, as on tmpfs; others are EOPNOTSUPP"),
     entry(306, "syncfs", flush),
     entry(452, "fchmodat2", fchmodat2),
 ];
@@ -161,12 +151,15 @@ fn utimensat(call: &mut Call<'_>) -> SysResult {
     if flags & !(libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    let specs = if call.args[2] == 0 { None } else { Some(call.read::<[[i64; 2]; 2]>(call.args[2])?) };
+    if specs.is_some_and(|[accessed, modified]| [accessed[1], modified[1]] == [libc::UTIME_OMIT; 2]) {
+        return Ok(0); // Linux does not even look at the path.
+    }
     let location = match call.args[1] {
         0 if call.int(0) == libc::AT_FDCWD => return Err(Errno::EFAULT.into()),
         0 => of_descriptor(call)?,
         address => located(call, call.int(0), address, flags)?,
     };
-    let specs = if call.args[2] == 0 { None } else { Some(call.read::<[[i64; 2]; 2]>(call.args[2])?) };
     change_times(call, &location, specs)
 }
 
@@ -208,8 +201,18 @@ fn length(argument: u64) -> Result<u64, Errno> {
     if argument > FILE_BYTES_MAX { Err(Errno::EFBIG) } else { Ok(argument) }
 }
 
+/// `EFBIG` and a signal beyond `RLIMIT_FSIZE`.
+fn check_file_limit(call: &mut Call<'_>, size: u64) -> Result<(), Errno> {
+    if size <= call.process().limits.get(Resource::FileSize).soft {
+        return Ok(());
+    }
+    call.signal_file_too_large();
+    Err(Errno::EFBIG)
+}
+
 fn truncate(call: &mut Call<'_>) -> SysResult {
     let size = length(call.args[1])?;
+    check_file_limit(call, size)?;
     let location = located(call, libc::AT_FDCWD, call.args[0], 0)?;
     change::truncate(call.kernel, call.pid, &location, size)?;
     Ok(0)
@@ -219,11 +222,17 @@ fn ftruncate(call: &mut Call<'_>) -> SysResult {
     let size = length(call.args[1])?;
     let file = call.usable_file(0)?;
     match &file.body {
-        Body::Tmp(inode) if file.is_writable() => change::truncate_inode(call.kernel, inode, size)?,
+        Body::Tmp(inode) if file.is_writable() => {
+            check_file_limit(call, size)?;
+            change::truncate_inode(call.kernel, call.pid, inode, size)?;
+        }
         _ => return Err(Errno::EINVAL.into()),
     }
     Ok(0)
 }
+
+/// Modes of `fallocate(2)` that files in memory know, as on Linux's tmpfs.
+const FALLOCATE_MODES: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE;
 
 fn fallocate(call: &mut Call<'_>) -> SysResult {
     let file = call.usable_file(0)?;
@@ -239,15 +248,32 @@ fn fallocate(call: &mut Call<'_>) -> SysResult {
         let is_pipe = matches!(file.body, Body::Pipe(_) | Body::ConsoleOutput(_));
         return Err(if is_pipe { Errno::ESPIPE } else { Errno::ENODEV }.into());
     };
+    let is_size_kept = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    if mode & !FALLOCATE_MODES != 0 || mode & libc::FALLOC_FL_PUNCH_HOLE != 0 && !is_size_kept {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let end = offset.checked_add(size).filter(|end| i64::try_from(*end).is_ok()).ok_or(Errno::EFBIG)?;
+    if !is_size_kept {
+        check_file_limit(call, end)?;
+    }
+    let now = call.now();
     let mut state = inode.state();
+    let seals = state.seals;
     let Content::Regular(pages) = &mut state.content else { return Err(Errno::ENODEV.into()) };
     let frames = &mut call.kernel.frames;
+    if mode & libc::FALLOC_FL_PUNCH_HOLE != 0 {
+        seals.check_write(pages.size(), 0)?;
+    } else if !is_size_kept {
+        seals.check_size(pages.size(), pages.size().max(end))?;
+    }
     match mode {
         0 => pages.reserve(frames, offset, size, false)?,
         libc::FALLOC_FL_KEEP_SIZE => pages.reserve(frames, offset, size, true)?,
         _ if mode == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => pages.punch_hole(frames, offset, size),
         _ => return Err(Errno::EOPNOTSUPP.into()),
     }
+    state.modified = now;
+    state.changed = now;
     Ok(0)
 }
 
@@ -271,40 +297,4 @@ fn fadvise64(call: &mut Call<'_>) -> SysResult {
         (_, libc::POSIX_FADV_NORMAL..=libc::POSIX_FADV_NOREUSE) => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
-}
-
-/// No file has extended attributes: setting one, or asking for one, is not supported.
-fn xattr(file: Result<Location, Errno>) -> SysResult {
-    file?;
-    Err(Errno::EOPNOTSUPP.into())
-}
-
-fn xattr_of_path(call: &mut Call<'_>) -> SysResult {
-    xattr(located(call, libc::AT_FDCWD, call.args[0], 0))
-}
-
-fn xattr_of_link(call: &mut Call<'_>) -> SysResult {
-    xattr(located(call, libc::AT_FDCWD, call.args[0], libc::AT_SYMLINK_NOFOLLOW))
-}
-
-fn xattr_of_descriptor(call: &mut Call<'_>) -> SysResult {
-    xattr(of_descriptor(call))
-}
-
-/// The list of extended attributes is empty.
-fn listxattr(file: Result<Location, Errno>) -> SysResult {
-    file?;
-    Ok(0)
-}
-
-fn listxattr_of_path(call: &mut Call<'_>) -> SysResult {
-    listxattr(located(call, libc::AT_FDCWD, call.args[0], 0))
-}
-
-fn listxattr_of_link(call: &mut Call<'_>) -> SysResult {
-    listxattr(located(call, libc::AT_FDCWD, call.args[0], libc::AT_SYMLINK_NOFOLLOW))
-}
-
-fn listxattr_of_descriptor(call: &mut Call<'_>) -> SysResult {
-    listxattr(of_descriptor(call))
 }

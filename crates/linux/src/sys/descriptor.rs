@@ -115,7 +115,18 @@ fn fcntl(call: &mut Call<'_>) -> SysResult {
         }
         libc::F_SETOWN => Ok(0),
         libc::F_GETOWN => Ok(0),
-        // Seals are not kept: a file that could be sealed would have to refuse changes.
+        libc::F_GET_SEALS => match &file.body {
+            Body::Tmp(inode) => Ok(inode.state().seals.get()?.into()),
+            _ => Err(Errno::EINVAL.into()),
+        },
+        libc::F_ADD_SEALS => match &file.body {
+            Body::Tmp(_) if !file.is_writable() => Err(Errno::EPERM.into()),
+            Body::Tmp(inode) => {
+                inode.add_seals(argument as u32)?;
+                Ok(0)
+            }
+            _ => Err(Errno::EINVAL.into()),
+        },
         _ => Err(Errno::EINVAL.into()),
     }
 }

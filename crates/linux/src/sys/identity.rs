@@ -74,6 +74,7 @@ fn set_users(call: &mut Call<'_>, wanted: Ids) -> SysResult {
     let credentials = &mut call.process().credentials;
     let ids = changed(user_ids(credentials), wanted, credentials.uid_effective == 0)?;
     [credentials.uid, credentials.uid_effective, credentials.uid_saved] = ids;
+    credentials.uid_file = credentials.uid_effective;
     Ok(0)
 }
 
@@ -81,6 +82,7 @@ fn set_groups_of(call: &mut Call<'_>, wanted: Ids) -> SysResult {
     let credentials = &mut call.process().credentials;
     let ids = changed(group_ids(credentials), wanted, credentials.uid_effective == 0)?;
     [credentials.gid, credentials.gid_effective, credentials.gid_saved] = ids;
+    credentials.gid_file = credentials.gid_effective;
     Ok(0)
 }
 
@@ -140,13 +142,27 @@ fn getresgid(call: &mut Call<'_>) -> SysResult {
     write_ids(call, ids)
 }
 
-/// The id for file access is the effective one; this call only tells it.
+/// `setfsuid(2)` and `setfsgid(2)` give the id before, whether or not it has changed.
+fn set_file_id(current: &mut u32, allowed: Ids, is_root: bool, wanted: u32) -> SysResult {
+    let before = *current;
+    if wanted != UNCHANGED && (is_root || wanted == before || allowed.contains(&wanted)) {
+        *current = wanted;
+    }
+    Ok(before.into())
+}
+
 fn setfsuid(call: &mut Call<'_>) -> SysResult {
-    geteuid(call)
+    let wanted = call.args[0] as u32;
+    let credentials = &mut call.process().credentials;
+    let (ids, is_root) = (user_ids(credentials), credentials.uid_effective == 0);
+    set_file_id(&mut credentials.uid_file, ids, is_root, wanted)
 }
 
 fn setfsgid(call: &mut Call<'_>) -> SysResult {
-    getegid(call)
+    let wanted = call.args[0] as u32;
+    let credentials = &mut call.process().credentials;
+    let (ids, is_root) = (group_ids(credentials), credentials.uid_effective == 0);
+    set_file_id(&mut credentials.gid_file, ids, is_root, wanted)
 }
 
 fn getgroups(call: &mut Call<'_>) -> SysResult {

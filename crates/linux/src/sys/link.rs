@@ -155,7 +155,7 @@ fn make_node(call: &mut Call<'_>, fd: i32, path_address: u64, mode: u64) -> SysR
         0 | libc::S_IFREG => Made::Regular,
         libc::S_IFIFO => Made::Fifo,
         libc::S_IFSOCK => Made::Socket(std::sync::Weak::new()),
-        libc::S_IFCHR | libc::S_IFBLK => return Err(Errno::EPERM.into()),
+        libc::S_IFCHR | libc::S_IFBLK | libc::S_IFDIR => return Err(Errno::EPERM.into()),
         _ => return Err(Errno::EINVAL.into()),
     };
     let path = call.read_path(path_address)?;

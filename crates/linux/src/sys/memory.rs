@@ -141,11 +141,15 @@ fn file_source(
     }
     let file = call.process().files.get(fd)?;
     let access = file.flags() & O_ACCMODE;
-    let may_write = !is_shared || access != O_RDONLY;
+    let mut may_write = !is_shared || access != O_RDONLY;
     if access == O_WRONLY || (protection.contains(Protection::WRITE) && !may_write) {
         return Err(Errno::EACCES);
     }
-    let mapping = file.mapping()?;
+    let mut mapping = file.mapping()?;
+    if is_shared && may_write {
+        mapping = mapping.into_shared(protection.contains(Protection::WRITE))?;
+        may_write = mapping.may_be_written();
+    }
     let source = if mapping.is_zero() { Source::Anonymous } else { Source::File { mapping, offset } };
     Ok((source, may_write))
 }

@@ -21,6 +21,7 @@ pub mod read_write;
 pub mod schedule;
 pub mod signal;
 pub mod socket;
+pub mod splice;
 pub mod stat;
 pub mod system;
 pub mod thread;
@@ -28,6 +29,7 @@ pub mod time;
 pub mod timer;
 pub mod timer_file;
 pub mod vector;
+pub mod xattr;
 
 use crate::call::Call;
 use crate::outcome::SysResult;

@@ -5,8 +5,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile, READABLE, WRITABLE};
+use crate::fs::seal::{SEAL_EXEC, SEAL_SEAL, Seals};
 use crate::fs::open::{OpenHow, open as open_path, owner};
-use crate::outcome::SysResult;
+use crate::fs::walk::Resolve;
+use crate::outcome::{Stop, SysResult, Wait};
 use crate::sys::entry;
 use crate::table::SystemCall;
 
@@ -21,9 +23,29 @@ pub const CALLS: &[SystemCall] = &[
 
 /// Longest name of a memfd.
 const MEMFD_NAME_BYTES_MAX: usize = 249;
-/// `RESOLVE_*` flags whose promise our path resolution keeps anyway: there are no mounts to cross into other trees by
-/// magic, and no magic links but those of `/proc`.
-const RESOLVE_HARMLESS: u64 = libc::RESOLVE_NO_MAGICLINKS;
+/// Flags of `open(2)`: `openat2(2)` refuses others, `open(2)` ignores them.
+const FLAGS_KNOWN: u64 = (libc::O_ACCMODE
+    | libc::O_CREAT
+    | libc::O_EXCL
+    | libc::O_NOCTTY
+    | libc::O_TRUNC
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_SYNC
+    | libc::O_ASYNC
+    | libc::O_DIRECT
+    | LARGE_FILE
+    | libc::O_DIRECTORY
+    | libc::O_NOFOLLOW
+    | libc::O_NOATIME
+    | libc::O_CLOEXEC
+    | libc::O_PATH
+    | libc::O_TMPFILE) as u64;
+/// `O_LARGEFILE` as the kernel has it.
+const LARGE_FILE: i32 = 0o100_000;
+
+/// What `O_TMPFILE` has besides `O_DIRECTORY`.
+const O_TMPFILE_BIT: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -34,11 +56,38 @@ struct How {
 }
 
 fn open_at(call: &mut Call<'_>, fd: i32, path_address: u64, flags: i32, mode: u64) -> SysResult {
-    let path = call.read_path(path_address)?;
-    let permissions = call.permissions(mode);
-    let base = call.base(fd, &path)?;
-    let file = open_path(call.kernel, call.pid, &base, &path, OpenHow::new(flags, permissions))?;
-    let fd = call.install(file, flags & libc::O_CLOEXEC != 0)?;
+    open_resolving(call, fd, path_address, OpenHow::new(flags, 0), mode, Resolve::default())
+}
+
+fn open_resolving(
+    call: &mut Call<'_>,
+    fd: i32,
+    path_address: u64,
+    how: OpenHow,
+    mode: u64,
+    resolve: Resolve,
+) -> SysResult {
+    let file = match call.thread().opening.take() {
+        Some(file) => file,
+        None => {
+            let path = call.read_path(path_address)?;
+            let permissions = call.permissions(mode);
+            let base = if resolve.is_confined() { call.location_of_directory(fd)? } else { call.base(fd, &path)? };
+            open_path(call.kernel, call.pid, &base, &path, how.with(permissions, resolve))?
+        }
+    };
+    if let Body::Pipe(end) = &file.body
+        && !file.is_nonblocking()
+        && !end.has_met_partner()
+    {
+        if call.is_interrupted() {
+            return Err(Errno::EINTR.into());
+        }
+        let keys = end.pipe().open_keys().to_vec();
+        call.thread().opening = Some(file);
+        return Err(Stop::Block(Wait { keys, deadline_ns: None }));
+    }
+    let fd = call.install(file, how.is_closed_on_exec())?;
     Ok(fd as u64)
 }
 
@@ -68,12 +117,21 @@ fn openat2(call: &mut Call<'_>) -> SysResult {
     if rest.iter().any(|byte| *byte != 0) {
         return Err(Errno::E2BIG.into());
     }
-    // The other RESOLVE flags change which file is meant: callers fall back to openat(2) when there is no openat2(2).
-    if how.resolve & !RESOLVE_HARMLESS != 0 {
-        return Err(Errno::ENOSYS.into());
+    let resolve = Resolve::from_bits(how.resolve)?;
+    let may_create = how.flags & (libc::O_CREAT | O_TMPFILE_BIT) as u64 != 0;
+    if how.flags & !FLAGS_KNOWN != 0 || how.mode & !0o7777 != 0 || how.mode != 0 && !may_create {
+        return Err(Errno::EINVAL.into());
     }
     let flags = i32::try_from(how.flags).map_err(|_| Errno::EINVAL)?;
-    open_at(call, call.int(0), call.args[1], flags, how.mode)
+    if flags & libc::O_PATH != 0
+        && flags & !(libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC | LARGE_FILE) != 0
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    if resolve.is_cached && flags & (libc::O_CREAT | libc::O_TRUNC | O_TMPFILE_BIT) != 0 {
+        return Err(Errno::EAGAIN.into());
+    }
+    open_resolving(call, call.int(0), call.args[1], OpenHow::new(flags, 0), how.mode, resolve)
 }
 
 fn memfd_create(call: &mut Call<'_>) -> SysResult {
@@ -85,6 +143,9 @@ fn memfd_create(call: &mut Call<'_>) -> SysResult {
     let owner = owner(call.kernel, call.pid)?;
     let permissions = if flags & libc::MFD_NOEXEC_SEAL != 0 { 0o666 } else { 0o777 };
     let inode = call.kernel.files.scratch().clone().create_regular(permissions, owner)?;
+    let is_sealable = flags & (libc::MFD_ALLOW_SEALING | libc::MFD_NOEXEC_SEAL) != 0;
+    let initial = if flags & libc::MFD_NOEXEC_SEAL != 0 { SEAL_EXEC } else { 0 };
+    inode.state().seals = Seals::of_memfd(if is_sealable { initial } else { SEAL_SEAL });
     let path = format!("/memfd:{} (deleted)", String::from_utf8_lossy(&name));
     let file = OpenFile::anonymous(Body::Tmp(inode), &path, READABLE | WRITABLE, libc::O_RDWR as u32);
     let fd = call.install(file, flags & libc::MFD_CLOEXEC != 0)?;

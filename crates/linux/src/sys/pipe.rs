@@ -1,4 +1,4 @@
-//! `pipe(2)`, `eventfd(2)`, and the calls that Linux has for moving data between pipes.
+//! `pipe(2)` and `eventfd(2)`.
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -12,9 +12,6 @@ use crate::table::SystemCall;
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
     entry(22, "pipe", pipe),
-    entry(275, "splice", not_supported),
-    entry(276, "tee", not_supported),
-    entry(278, "vmsplice", not_supported),
     entry(284, "eventfd", eventfd),
     entry(290, "eventfd2", eventfd2),
     entry(293, "pipe2", pipe2),
@@ -81,9 +78,4 @@ fn eventfd(call: &mut Call<'_>) -> SysResult {
 
 fn eventfd2(call: &mut Call<'_>) -> SysResult {
     make_event(call, call.int(1))
-}
-
-/// `EINVAL` is what Linux says for files that cannot be spliced; programs then copy.
-fn not_supported(_call: &mut Call<'_>) -> SysResult {
-    Err(Errno::EINVAL.into())
 }

@@ -228,8 +228,7 @@ fn check_access(call: &mut Call<'_>, fd: i32, path_address: u64, mode: i32, flag
     }
     let mut credentials = Walker::new(call.kernel, call.pid)?.credentials().clone();
     if flags & libc::AT_EACCESS == 0 {
-        credentials.uid_effective = credentials.uid;
-        credentials.gid_effective = credentials.gid;
+        credentials = credentials.of_real_user();
     }
     metadata.check(&credentials, wanted)?;
     Ok(0)

@@ -271,6 +271,7 @@ fn permissions_hold_for_other_users() {
         try_open(kernel, "/tmp/mine", libc::O_CREAT | libc::O_WRONLY).unwrap();
         let process = kernel.processes.get_mut(&PID).unwrap();
         process.credentials.uid_effective = 1000;
+        process.credentials.uid_file = 1000;
         process.credentials.gid_effective = 1000;
         assert_eq!(read(kernel, "/tmp/private/file"), Err(Errno::EACCES));
         assert_eq!(read(kernel, "/tmp/mine").as_deref(), Ok(""));

@@ -298,7 +298,7 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         'S' => "S (sleeping)",
         _ => "Z (zombie)",
     };
-    let ids = |real: u32, effective: u32, saved: u32| format!("{real}\t{effective}\t{saved}\t{effective}");
+    let ids = |ids: [u32; 4]| ids.map(|id| id.to_string()).join("\t");
     let content = format!(
         "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
          Uid:\t{}\nGid:\t{}\nFDSize:\t{}\nGroups:\t{groups}\nVmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t       0 kB\n\
@@ -310,8 +310,8 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         owner.pid,
         owner.thread(),
         process.parent,
-        ids(credentials.uid, credentials.uid_effective, credentials.uid_saved),
-        ids(credentials.gid, credentials.gid_effective, credentials.gid_saved),
+        ids([credentials.uid, credentials.uid_effective, credentials.uid_saved, credentials.uid_file]),
+        ids([credentials.gid, credentials.gid_effective, credentials.gid_saved, credentials.gid_file]),
         process.files.descriptors().count(),
         size / 1024,
         size / 1024,

@@ -1,0 +1,110 @@
+/* Named pipes: how their two ends open, and what each sees of the other. */
+#include "say.h"
+#include <poll.h>
+#include <signal.h>
+
+static void *open_later(void *flags)
+{
+    usleep(20000);
+    return (void *)(long)open("fifo", (long)flags);
+}
+
+static void *write_later(void *fd)
+{
+    usleep(20000);
+    return (void *)write((long)fd, "x", 1);
+}
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+static int polled(int fd)
+{
+    struct pollfd entry = {fd, POLLIN | POLLOUT, 0};
+    poll(&entry, 1, 0);
+    return entry.revents;
+}
+
+int main(void)
+{
+    char byte;
+    pthread_t thread;
+    void *other;
+    fresh_directory();
+    signal(SIGPIPE, SIG_IGN);
+    SAY(mkfifo("fifo", 0640));
+    SAY(mkfifo("fifo", 0640));
+    SAY(open("fifo", O_WRONLY | O_NONBLOCK));
+    int reader = open("fifo", O_RDONLY | O_NONBLOCK);
+    SAY(read(reader, &byte, 1));
+    SHOW("before a writer: %x", polled(reader));
+    int writer = open("fifo", O_WRONLY | O_NONBLOCK);
+    SHOW("with a writer: %x %x", polled(reader), polled(writer));
+    SAY(read(reader, &byte, 1));
+    SAY(write(writer, "y", 1));
+    SHOW("with data: %x", polled(reader));
+    SAY(read(reader, &byte, 1));
+    SAY(close(writer));
+    SHOW("after the writer: %x", polled(reader));
+    SAY(read(reader, &byte, 1));
+    writer = open("fifo", O_WRONLY);
+    SHOW("with another writer: %x", polled(reader));
+    SAY(close(reader));
+    SHOW("without a reader: %x", polled(writer));
+    SAY(write(writer, "y", 1));
+    SAY(close(writer));
+
+    pthread_create(&thread, NULL, open_later, (void *)(long)O_WRONLY);
+    reader = open("fifo", O_RDONLY);
+    pthread_join(thread, &other);
+    writer = (long)other;
+    SHOW("both open: %d %d", reader >= 0, writer >= 0);
+    SAY(write(writer, "abc", 3));
+    SAY(close(writer));
+    SAY(read(reader, (char[9]){}, 9));
+    SAY(read(reader, (char[9]){}, 9));
+    close(reader);
+
+    pthread_create(&thread, NULL, open_later, (void *)(long)O_RDONLY);
+    writer = open("fifo", O_WRONLY);
+    pthread_join(thread, &other);
+    reader = (long)other;
+    SAY(fcntl(writer, F_GETFL) & O_ACCMODE);
+    SAY(lseek(reader, 0, SEEK_SET));
+    pthread_create(&thread, NULL, write_later, (void *)(long)writer);
+    SAY(read(reader, &byte, 1));
+    pthread_join(thread, NULL);
+    close(reader);
+    close(writer);
+
+    int both = open("fifo", O_RDWR);
+    SAY(write(both, "z", 1));
+    SAY(read(both, &byte, 1));
+    SHOW("both: %x", polled(both));
+    close(both);
+
+    struct sigaction action = {.sa_handler = nothing};
+    sigaction(SIGALRM, &action, NULL);
+    ualarm(20000, 0);
+    SAY(open("fifo", O_RDONLY));
+    SAY(open("fifo", O_WRONLY | O_NONBLOCK));
+    ualarm(20000, 0);
+    SAY(open("fifo", O_WRONLY));
+    struct stat status;
+    SAY(stat("fifo", &status));
+    SHOW("mode %o size %ld", status.st_mode, (long)status.st_size);
+    SAY(truncate("fifo", 0));
+    SAY(open("fifo", O_RDONLY | O_DIRECTORY));
+    SAY(mknod("socket", S_IFSOCK | 0600, 0));
+    SAY(open("socket", O_RDONLY));
+    SAY(mknod("plain", S_IFREG | 0600, 0));
+    SAY(mknod("plain2", 0600, 0));
+    SAY(open("plain2", O_RDONLY) >= 0);
+    SAY(mknod("dir", S_IFDIR | 0700, 0));
+    SAY(mknod("odd", 0150000, 0));
+    SAY(open("fifo", O_PATH) >= 0);
+    SAY(unlink("fifo"));
+    return 0;
+}
