@@ -244,9 +244,10 @@ impl Locks {
         let mut state = self.0.lock();
         let is_full = state.count() + 2 > LOCKS_MAX;
         let Some(file) = state.files.get_mut(&key) else { return Ok(()) };
-        let is_split = file.records.iter().any(|held| {
-            held.owner == owner && held.request.start < range.start && held.request.end > range.end
-        });
+        let is_split = file
+            .records
+            .iter()
+            .any(|held| held.owner == owner && held.request.start < range.start && held.request.end > range.end);
         if is_full && is_split {
             return Err(Errno::ENOLCK);
         }

@@ -45,12 +45,7 @@ pub struct PipeEnd {
 impl Pipe {
     /// A pipe that nobody has open.
     pub fn new(notifier: &Notifier, budget: &Buffers) -> Arc<Self> {
-        let state = State {
-            buffer: Buffer::new(budget, CAPACITY_DEFAULT),
-            readers: 0,
-            writers: 0,
-            opened: [0; 2],
-        };
+        let state = State { buffer: Buffer::new(budget, CAPACITY_DEFAULT), readers: 0, writers: 0, opened: [0; 2] };
         Arc::new(Self { state: Mutex::new(state), read_side: Beacon::new(notifier), write_side: Beacon::new(notifier) })
     }
 

@@ -6,12 +6,10 @@ use crate::errno::Errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seals(Option<u32>);
 
-const ALL: u32 = (libc::F_SEAL_SEAL
-    | libc::F_SEAL_SHRINK
-    | libc::F_SEAL_GROW
-    | libc::F_SEAL_WRITE
-    | libc::F_SEAL_FUTURE_WRITE) as u32
-    | SEAL_EXEC;
+const ALL: u32 =
+    (libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_FUTURE_WRITE)
+        as u32
+        | SEAL_EXEC;
 /// The mode's bits for executing cannot change (`linux/fcntl.h`).
 pub const SEAL_EXEC: u32 = 0x20;
 /// No further seals.
@@ -64,8 +62,7 @@ impl Seals {
 
     /// `EPERM` if a seal forbids the change of length.
     pub fn check_size(self, old: u64, new: u64) -> Result<(), Errno> {
-        let is_forbidden =
-            new < old && self.has(libc::F_SEAL_SHRINK) || new > old && self.has(libc::F_SEAL_GROW);
+        let is_forbidden = new < old && self.has(libc::F_SEAL_SHRINK) || new > old && self.has(libc::F_SEAL_GROW);
         if is_forbidden { Err(Errno::EPERM) } else { Ok(()) }
     }
 

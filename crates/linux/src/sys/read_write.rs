@@ -30,8 +30,10 @@ pub const CALLS: &[SystemCall] = &[
     entry(20, "writev", writev),
     entry(295, "preadv", preadv),
     entry(296, "pwritev", pwritev),
-    entry(327, "preadv2", preadv2).supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
-    entry(328, "pwritev2", pwritev2).supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
+    entry(327, "preadv2", preadv2)
+        .supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
+    entry(328, "pwritev2", pwritev2)
+        .supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
 ];
 
 fn limit(file: &OpenFile) -> usize {

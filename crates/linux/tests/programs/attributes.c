@@ -1,5 +1,5 @@
 /* Extended attributes, seals, files without a name. */
-#include "say.h"
+#include "directory.h"
 #include <sys/mman.h>
 #include <sys/xattr.h>
 
@@ -107,7 +107,7 @@ static void seals(void)
     map = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
     SAY(map == MAP_FAILED ? -1 : 0);
     SAY(mprotect(map, 4096, PROT_READ | PROT_WRITE));
-    SHOW("%.10s", map);
+    TELL("%.10s", map);
     SAY(fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL));
     SAY(fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE));
     SAY(fcntl(fd, F_GET_SEALS));
@@ -128,7 +128,7 @@ static void unnamed(void)
     SAY(linkat(fd, "", AT_FDCWD, "by_descriptor", AT_EMPTY_PATH));
     struct stat status;
     SAY(stat("by_path", &status));
-    SHOW("links %ld mode %o size %ld", (long)status.st_nlink, status.st_mode, (long)status.st_size);
+    TELL("links %ld mode %o size %ld", (long)status.st_nlink, status.st_mode, (long)status.st_size);
     close(fd);
     fd = open(".", O_TMPFILE | O_RDWR | O_EXCL, 0640);
     SAY(linkat(fd, "", AT_FDCWD, "never", AT_EMPTY_PATH));

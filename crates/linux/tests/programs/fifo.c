@@ -1,5 +1,5 @@
 /* Named pipes: how their two ends open, and what each sees of the other. */
-#include "say.h"
+#include "directory.h"
 #include <poll.h>
 #include <signal.h>
 
@@ -39,20 +39,20 @@ int main(void)
     SAY(open("fifo", O_WRONLY | O_NONBLOCK));
     int reader = open("fifo", O_RDONLY | O_NONBLOCK);
     SAY(read(reader, &byte, 1));
-    SHOW("before a writer: %x", polled(reader));
+    TELL("before a writer: %x", polled(reader));
     int writer = open("fifo", O_WRONLY | O_NONBLOCK);
-    SHOW("with a writer: %x %x", polled(reader), polled(writer));
+    TELL("with a writer: %x %x", polled(reader), polled(writer));
     SAY(read(reader, &byte, 1));
     SAY(write(writer, "y", 1));
-    SHOW("with data: %x", polled(reader));
+    TELL("with data: %x", polled(reader));
     SAY(read(reader, &byte, 1));
     SAY(close(writer));
-    SHOW("after the writer: %x", polled(reader));
+    TELL("after the writer: %x", polled(reader));
     SAY(read(reader, &byte, 1));
     writer = open("fifo", O_WRONLY);
-    SHOW("with another writer: %x", polled(reader));
+    TELL("with another writer: %x", polled(reader));
     SAY(close(reader));
-    SHOW("without a reader: %x", polled(writer));
+    TELL("without a reader: %x", polled(writer));
     SAY(write(writer, "y", 1));
     SAY(close(writer));
 
@@ -60,7 +60,7 @@ int main(void)
     reader = open("fifo", O_RDONLY);
     pthread_join(thread, &other);
     writer = (long)other;
-    SHOW("both open: %d %d", reader >= 0, writer >= 0);
+    TELL("both open: %d %d", reader >= 0, writer >= 0);
     SAY(write(writer, "abc", 3));
     SAY(close(writer));
     SAY(read(reader, (char[9]){}, 9));
@@ -82,7 +82,7 @@ int main(void)
     int both = open("fifo", O_RDWR);
     SAY(write(both, "z", 1));
     SAY(read(both, &byte, 1));
-    SHOW("both: %x", polled(both));
+    TELL("both: %x", polled(both));
     close(both);
 
     struct sigaction action = {.sa_handler = nothing};
@@ -94,7 +94,7 @@ int main(void)
     SAY(open("fifo", O_WRONLY));
     struct stat status;
     SAY(stat("fifo", &status));
-    SHOW("mode %o size %ld", status.st_mode, (long)status.st_size);
+    TELL("mode %o size %ld", status.st_mode, (long)status.st_size);
     SAY(truncate("fifo", 0));
     SAY(open("fifo", O_RDONLY | O_DIRECTORY));
     SAY(mknod("socket", S_IFSOCK | 0600, 0));

@@ -1,5 +1,5 @@
 /* flock, record locks of processes and of open files: conflicts, ranges, waiting, and when they go. */
-#include "say.h"
+#include "directory.h"
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/wait.h>
@@ -21,7 +21,7 @@ static void probe(int fd, short type, long start, long length)
 {
     struct flock found = lock(type, start, length);
     int result = fcntl(fd, F_OFD_GETLK, &found);
-    SHOW("probe %ld+%ld: %d type %d from %ld length %ld whence %d owner %s", start, length, result, found.l_type,
+    TELL("probe %ld+%ld: %d type %d from %ld length %ld whence %d owner %s", start, length, result, found.l_type,
          (long)found.l_start, (long)found.l_len, found.l_whence,
          found.l_type == F_UNLCK ? "none" : found.l_pid == -1 ? "open file" : found.l_pid == getpid() ? "self" : "other");
 }
@@ -118,7 +118,7 @@ static void whence(void)
     probe(b, F_WRLCK, 0, 0);
     struct flock own = lock(F_WRLCK, 0, 0);
     SAY(fcntl(b, F_GETLK, &own));
-    SHOW("own locks are not in the way: %d", own.l_type);
+    TELL("own locks are not in the way: %d", own.l_type);
     /* Closing any descriptor of the file ends all locks of the process on it. */
     int c = open("whence", O_RDONLY);
     close(c);
@@ -151,7 +151,7 @@ static void waiting(void)
     usleep(20000);
     SAY(set(a, F_OFD_SETLK, F_UNLCK, 0, 0));
     pthread_join(thread, &result);
-    SHOW("taken: %ld", (long)result);
+    TELL("taken: %ld", (long)result);
     SAY(flock(a, LOCK_EX | LOCK_NB));
     SAY(set(a, F_OFD_SETLK, F_RDLCK, 0, 0));
     close(a);

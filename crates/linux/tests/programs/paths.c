@@ -1,5 +1,5 @@
 /* Path resolution: links, "..", long names, loops, trailing slashes, magic links, and the rules of openat2. */
-#include "say.h"
+#include "directory.h"
 #include <linux/openat2.h>
 
 static int open2(int directory, const char *path, long flags, long resolve)
@@ -44,7 +44,7 @@ static void links(void)
         int followed = stat(paths[i], &status) ? errno : 0;
         int kind = followed ? 0 : (status.st_mode & S_IFMT) >> 12;
         int unfollowed = lstat(paths[i], &status) ? errno : 0;
-        SHOW("%s: %s %d, %s %d", paths[i], followed ? strerrorname_np(followed) : "ok", kind,
+        TELL("%s: %s %d, %s %d", paths[i], followed ? strerrorname_np(followed) : "ok", kind,
              unfollowed ? strerrorname_np(unfollowed) : "ok", unfollowed ? 0 : (status.st_mode & S_IFMT) >> 12);
     }
 }
@@ -115,7 +115,7 @@ static void lengths(void)
             break;
         else if (chdir(name))
             break;
-    SHOW("depth %d", depth);
+    TELL("depth %d", depth);
     SAY(getcwd(path, sizeof path) ? 0 : -1);
     SAY(syscall(SYS_getcwd, path, sizeof path));
     for (; depth; depth--)

@@ -1,5 +1,5 @@
 /* Who may do what to files: root, owner, group, others; set-id and sticky bits; times; extended attributes. */
-#include "say.h"
+#include "directory.h"
 #include <grp.h>
 #include <sys/fsuid.h>
 #include <sys/resource.h>
@@ -11,9 +11,9 @@ static void mode(const char *path)
 {
     struct stat status;
     if (lstat(path, &status))
-        SHOW("%s: %s", path, strerrorname_np(errno));
+        TELL("%s: %s", path, strerrorname_np(errno));
     else
-        SHOW("%s: mode %o owner %d:%d", path, status.st_mode, status.st_uid, status.st_gid);
+        TELL("%s: mode %o owner %d:%d", path, status.st_mode, status.st_uid, status.st_gid);
 }
 
 static void become(int uid, int gid)
@@ -163,7 +163,7 @@ static void sticky(void)
 static void file_ids(void)
 {
     int uid = setfsuid(1000), gid = setfsgid(1000);
-    SHOW("before %d %d, now %d %d", uid, gid, setfsuid(-1), setfsgid(-1));
+    TELL("before %d %d, now %d %d", uid, gid, setfsuid(-1), setfsgid(-1));
     SAY(open("secret", O_RDONLY));
     SAY(access("secret", R_OK));
     SAY(setfsuid(0));
@@ -187,7 +187,7 @@ static void times(void)
     usleep(20000);
     SAY(utimensat(AT_FDCWD, "times", specs, 0));
     stat("times", &after);
-    SHOW("%ld.%ld %ld.%ld changed %d", (long)after.st_atim.tv_sec, after.st_atim.tv_nsec, (long)after.st_mtim.tv_sec,
+    TELL("%ld.%ld %ld.%ld changed %d", (long)after.st_atim.tv_sec, after.st_atim.tv_nsec, (long)after.st_mtim.tv_sec,
          after.st_mtim.tv_nsec, after.st_ctim.tv_sec != before.st_ctim.tv_sec || after.st_ctim.tv_nsec != before.st_ctim.tv_nsec);
     become(1000, 1000);
     SAY(utimensat(AT_FDCWD, "times", specs, 0));
@@ -206,9 +206,9 @@ static void times(void)
     specs[0] = specs[1] = (struct timespec){77, 0};
     SAY(utimensat(AT_FDCWD, "symlink", specs, AT_SYMLINK_NOFOLLOW));
     lstat("symlink", &after);
-    SHOW("link %ld", (long)after.st_mtim.tv_sec);
+    TELL("link %ld", (long)after.st_mtim.tv_sec);
     stat("times", &after);
-    SHOW("target is newer: %d", after.st_mtim.tv_sec > 1000);
+    TELL("target is newer: %d", after.st_mtim.tv_sec > 1000);
 }
 
 static void sizes(void)

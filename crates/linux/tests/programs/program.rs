@@ -76,7 +76,7 @@ fn compile(name: &str, linking: Linking, output: &Path) {
     let source = sources.join(format!("{name}.c"));
     let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     // This file holds the flags.
-    let inputs = [&source, &sources.join("check.h"), &sources.join("program.rs")];
+    let inputs = [&source, &sources.join("check.h"), &sources.join("directory.h"), &sources.join("program.rs")];
     let newest: Option<SystemTime> = inputs.into_iter().filter_map(|input| changed(input)).max();
     if changed(output) > newest {
         return;

@@ -1,5 +1,5 @@
 /* splice, tee, vmsplice, sendfile, copy_file_range between pipes, files and sockets; preadv2 and pwritev2. */
-#include "say.h"
+#include "directory.h"
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/sendfile.h>
@@ -35,19 +35,19 @@ static void pipes(void)
     SAY(write(file, "0123456789", 10));
     loff_t offset = 2;
     SAY(splice(file, &offset, a[1], NULL, 5, 0));
-    SHOW("offset %ld", (long)offset);
+    TELL("offset %ld", (long)offset);
     SAY(tee(a[0], b[1], 3, 0));
-    SHOW("%s", drain(b[0]));
+    TELL("%s", drain(b[0]));
     SAY(splice(a[0], NULL, b[1], NULL, 2, 0));
-    SHOW("%s", drain(b[0]));
+    TELL("%s", drain(b[0]));
     offset = 100;
     SAY(splice(a[0], NULL, file, &offset, 100, 0));
-    SHOW("offset %ld %s", (long)offset, text(file, 100, 10));
+    TELL("offset %ld %s", (long)offset, text(file, 100, 10));
     SAY(lseek(file, 0, SEEK_CUR));
     SAY(lseek(file, 1, SEEK_SET));
     SAY(splice(file, NULL, a[1], NULL, 3, 0));
     SAY(lseek(file, 0, SEEK_CUR));
-    SHOW("%s", drain(a[0]));
+    TELL("%s", drain(a[0]));
     SAY(splice(a[0], NULL, b[1], NULL, 10, SPLICE_F_NONBLOCK));
     SAY(tee(a[0], b[1], 10, SPLICE_F_NONBLOCK));
     SAY(splice(a[0], NULL, a[1], NULL, 10, 0));
@@ -63,7 +63,7 @@ static void pipes(void)
     int append = open("file", O_WRONLY | O_APPEND);
     SAY(write(a[1], "x", 1));
     SAY(splice(a[0], NULL, append, NULL, 10, 0));
-    SHOW("%s", drain(a[0]));
+    TELL("%s", drain(a[0]));
     offset = 1000;
     SAY(splice(file, &offset, a[1], NULL, 10, 0));
     pthread_t thread;
@@ -76,7 +76,7 @@ static void pipes(void)
     SAY(splice(file, &offset, a[1], NULL, 1 << 20, SPLICE_F_NONBLOCK));
     int waiting;
     SAY(ioctl(a[0], FIONREAD, &waiting));
-    SHOW("waiting %d", waiting);
+    TELL("waiting %d", waiting);
     close(a[1]);
     SAY(splice(a[0], NULL, file, NULL, 1 << 20, 0));
     SAY(splice(a[0], NULL, file, NULL, 1 << 20, 0));
@@ -96,7 +96,7 @@ static void memory(void)
     char first[2], second[10] = {};
     struct iovec targets[] = {{first, 2}, {second, 10}};
     SAY(vmsplice(a[0], targets, 2, 0));
-    SHOW("%.2s %s", first, second);
+    TELL("%.2s %s", first, second);
     SAY(vmsplice(a[0], targets, 2, SPLICE_F_NONBLOCK));
     SAY(vmsplice(a[1], parts, 0, 0));
     SAY(vmsplice(a[1], parts, 2000, 0));
@@ -112,19 +112,19 @@ static void sockets(void)
     SAY(socketpair(AF_UNIX, SOCK_STREAM, 0, s) | pipe(a));
     SAY(write(s[0], "through", 7));
     SAY(splice(s[1], NULL, a[1], NULL, 100, 0));
-    SHOW("%s", drain(a[0]));
+    TELL("%s", drain(a[0]));
     SAY(write(a[1], "back", 4));
     SAY(splice(a[0], NULL, s[1], NULL, 100, 0));
-    SHOW("%s", drain(s[0]));
+    TELL("%s", drain(s[0]));
     int file = open("sent", O_CREAT | O_RDWR, 0600);
     SAY(write(file, "0123456789", 10));
     off_t from = 4;
     SAY(sendfile(s[1], file, &from, 100));
-    SHOW("from %ld %s", (long)from, drain(s[0]));
+    TELL("from %ld %s", (long)from, drain(s[0]));
     SAY(sendfile(s[1], file, &from, 100));
     SAY(lseek(file, 8, SEEK_SET));
     SAY(sendfile(s[1], file, NULL, 100));
-    SHOW("%s", drain(s[0]));
+    TELL("%s", drain(s[0]));
     SAY(lseek(file, 0, SEEK_CUR));
     from = -1;
     SAY(sendfile(s[1], file, &from, 100));
@@ -134,10 +134,10 @@ static void sockets(void)
     SAY(sendfile(target, file, &from, 3));
     SAY(sendfile(open("target", O_RDONLY), file, &from, 3));
     SAY(sendfile(open("target", O_WRONLY | O_APPEND), file, &from, 3));
-    SHOW("%s", text(target, 0, 100));
+    TELL("%s", text(target, 0, 100));
     loff_t in = 1, out = 5;
     SAY(copy_file_range(file, &in, target, &out, 4, 0));
-    SHOW("%ld %ld", (long)in, (long)out);
+    TELL("%ld %ld", (long)in, (long)out);
     SAY(pread(target, buffer, 100, 0));
     SAY(memcmp(buffer, "012\0\0001234", 9));
     in = 0, out = 2;
@@ -162,7 +162,7 @@ static void flags(void)
     SAY(lseek(fd, 0, SEEK_CUR));
     SAY(pwritev2(fd, &part, 1, -1, RWF_APPEND | RWF_DSYNC));
     SAY(lseek(fd, 0, SEEK_CUR));
-    SHOW("%s", text(fd, 0, 100));
+    TELL("%s", text(fd, 0, 100));
     SAY(preadv2(fd, &into, 1, 7, RWF_HIPRI));
     SAY(preadv2(fd, &into, 1, 7, 1 << 20));
     SAY(preadv2(fd, &into, 1, -2, 0));
@@ -172,7 +172,7 @@ static void flags(void)
     SAY(pwrite(a[1], "x", 1, 0));
     int other = open("flags", O_WRONLY | O_APPEND);
     SAY(pwrite(other, "X", 1, 0));
-    SHOW("%s", text(fd, 0, 100));
+    TELL("%s", text(fd, 0, 100));
 }
 
 int main(void)

@@ -12,7 +12,8 @@
 
 #include "check.h"
 
-#define SHOW(format, ...) printf(format "\n", __VA_ARGS__)
+/* A line made of values. */
+#define TELL(format, ...) printf(format "\n", __VA_ARGS__)
 
 static inline void fresh_directory(void)
 {
