@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: what Calypte promises, measured on this machine. Ratios compare two things in one run, since
 //! absolute times do not carry between machines; the load generator shares the processors with what it measures.
 
+mod ratios;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -89,7 +91,7 @@ impl Bench {
 
     fn run(&self) -> anyhow::Result<Vec<Value>> {
         let mut results = self.invocations()?;
-        results.extend(self.compute()?);
+        results.extend(ratios::measure(self)?);
         results.push(self.clock()?);
         results.push(self.python_start()?);
         Ok(results)
@@ -139,27 +141,6 @@ impl Bench {
             result("warm invoke, 16 connections, requests/s", many["requests_per_s"].clone(), percentiles(&many)),
             result("cold start by full boot, p50 µs", cold["p50_us"].clone(), percentiles(&cold)),
         ])
-    }
-
-    /// Pure compute in a microVM against the same program on the host, alternating.
-    fn compute(&self) -> anyhow::Result<Vec<Value>> {
-        let python = host_python()?;
-        let script = format!("import sys; sys.argv[1:] = ['{}']\n{COMPUTE}", (20 / self.divisor.min(20)).max(1));
-        let mut native = Vec::new();
-        let mut virtualised = Vec::new();
-        for _ in 0..(5 / self.divisor.min(5)).max(1) {
-            native.push(printed_numbers(Command::new(&python).args(["-c", &script]))?);
-            virtualised
-                .push(printed_numbers(self.run_in_vm(Path::new("/"), "512").arg(&python).args(["-c", &script]))?);
-        }
-        let best = |runs: &[Vec<f64>], index: usize| runs.iter().map(|run| run[index]).fold(f64::INFINITY, f64::min);
-        let ratio = |index: usize| best(&virtualised, index) / best(&native, index);
-        let detail = |index: usize| format!("{:.3} s against {:.3} s", best(&virtualised, index), best(&native, index));
-        Ok(["Python loop", "SHA-256", "allocation"]
-            .into_iter()
-            .enumerate()
-            .map(|(index, name)| result(&format!("{name}, VM / native"), format!("{:.2}", ratio(index)), detail(index)))
-            .collect())
     }
 
     /// One `clock_gettime` in a microVM, by a static C program.
@@ -232,26 +213,3 @@ fn printed_numbers(command: &mut Command) -> anyhow::Result<Vec<f64>> {
     let printed = output(command)?;
     printed.split_whitespace().map(|word| word.parse().with_context(|| format!("not a number: {printed}"))).collect()
 }
-
-/// Prints the seconds of an interpreter loop, of SHA-256 over a buffer, and of making many objects.
-const COMPUTE: &str = "
-import hashlib, time
-scale = int(sys.argv[1])
-def timed(function):
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-def loop():
-    total = 0
-    for i in range(150_000 * scale):
-        total += i * i % 7
-def digest():
-    h = hashlib.sha256()
-    block = bytes(1_000_000)
-    for _ in range(10 * scale):
-        h.update(block)
-def allocate():
-    keep = [{} for _ in range(15_000 * scale)]
-    table = {str(i): i for i in range(15_000 * scale)}
-print(timed(loop), timed(digest), timed(allocate))
-";
