@@ -86,7 +86,7 @@ impl Call<'_> {
 
     /// The deadline of this call for a relative time-out: counted from the first attempt, not from this one.
     pub fn deadline(&self, timeout_ns: Option<u64>) -> Option<u64> {
-        if self.woken.is_some() {
+        if self.woken.is_some() || self.resumed_deadline_ns.is_some() {
             return self.resumed_deadline_ns;
         }
         timeout_ns.map(|timeout| self.kernel.clock.monotonic_ns().saturating_add(timeout))

@@ -47,6 +47,15 @@ pub(crate) struct Loaded {
     pub(crate) name: Vec<u8>,
 }
 
+/// A file to be run, and how it was named.
+pub(crate) struct Origin {
+    pub(crate) file: fs::ExecutableFile,
+    /// What `AT_EXECFN` and the interpreter of a script are told.
+    pub(crate) name: Vec<u8>,
+    /// Whether the interpreter of a script will find it under that name.
+    pub(crate) is_reachable: bool,
+}
+
 /// An executable file, checked.
 struct Image {
     mapping: Mapping,
@@ -61,16 +70,22 @@ struct Placed {
     end: u64,
 }
 
+/// Opens a program by a path relative to the process's working directory.
+pub(crate) fn open(kernel: &Kernel, pid: Pid, path: &[u8]) -> Result<Origin, Errno> {
+    Ok(Origin { file: open_executable(kernel, pid, path)?, name: path.to_vec(), is_reachable: true })
+}
+
 /// Loads a program for a process. The process is not changed.
 pub(crate) fn load(
     kernel: &mut Kernel,
     pid: Pid,
-    path: &[u8],
+    origin: Origin,
     mut arguments: Vec<Vec<u8>>,
     environment: &[Vec<u8>],
 ) -> Result<Loaded, Errno> {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path).to_vec();
-    let image = open_image(kernel, pid, path, &mut arguments)?;
+    let path = origin.name.clone();
+    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(&path).to_vec();
+    let image = open_image(kernel, pid, origin, &mut arguments)?;
     check_strings(&arguments, environment)?;
     let interpreter = match image.program.interpreter {
         Some((offset, length)) => Some(open_interpreter(kernel, pid, &image, offset, length)?),
@@ -81,7 +96,8 @@ pub(crate) fn load(
         tracing::warn!(%error, "no address space for a program");
         Errno::ENOMEM
     })?;
-    match fill(kernel, pid, space, &image, interpreter.as_ref(), &arguments, environment) {
+    let strings = Strings { path: &path, arguments: &arguments, environment };
+    match fill(kernel, pid, space, &image, interpreter.as_ref(), &strings) {
         Ok((registers, facts)) => Ok(Loaded { space, registers, facts, name }),
         Err(errno) => {
             kernel.spaces.release(space, &mut kernel.frames);
@@ -91,10 +107,9 @@ pub(crate) fn load(
 }
 
 /// Opens a program, following `#!` lines; `arguments` become those of the interpreter.
-fn open_image(kernel: &mut Kernel, pid: Pid, path: &[u8], arguments: &mut Vec<Vec<u8>>) -> Result<Image, Errno> {
-    let mut path = path.to_vec();
+fn open_image(kernel: &mut Kernel, pid: Pid, origin: Origin, arguments: &mut Vec<Vec<u8>>) -> Result<Image, Errno> {
+    let Origin { mut file, name: mut path, is_reachable } = origin;
     for _ in 0..=SCRIPTS_MAX {
-        let file = open_executable(kernel, pid, &path)?;
         let mut start = [0; SCRIPT_LINE_BYTES];
         let length = read_at(&file.mapping, &mut kernel.frames, 0, &mut start)?;
         let start = &start[..length];
@@ -103,12 +118,16 @@ fn open_image(kernel: &mut Kernel, pid: Pid, path: &[u8], arguments: &mut Vec<Ve
             return Ok(Image { mapping: file.mapping, path: file.path, program });
         };
         let (interpreter, argument) = script_line(line).ok_or(Errno::ENOEXEC)?;
+        if !is_reachable {
+            return Err(Errno::ENOENT);
+        }
         let mut replaced = vec![interpreter.to_vec()];
         replaced.extend(argument.map(<[u8]>::to_vec));
         replaced.push(path);
         replaced.extend(arguments.drain(..).skip(1));
         *arguments = replaced;
         path = interpreter.to_vec();
+        file = open_executable(kernel, pid, &path)?;
     }
     Err(Errno::ELOOP)
 }
@@ -126,7 +145,7 @@ fn script_line(line: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 
 /// Opens an executable file by a path relative to the working directory.
 fn open_executable(kernel: &Kernel, pid: Pid, path: &[u8]) -> Result<fs::ExecutableFile, Errno> {
-    let base = kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.cwd.clone();
+    let base = kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.cwd();
     fs::open_executable(kernel, pid, &base, path)
 }
 
@@ -195,8 +214,7 @@ fn fill(
     id: SpaceId,
     image: &Image,
     interpreter: Option<&Image>,
-    arguments: &[Vec<u8>],
-    environment: &[Vec<u8>],
+    strings: &Strings<'_>,
 ) -> Result<(Registers, ProgramFacts), Errno> {
     let mut random = [0; 48];
     crate::random::fill(&mut random);
@@ -225,7 +243,7 @@ fn fill(
     space.set_break(main.end + distance(3, BREAK_PAGES_MASK));
     let vdso = kernel.vdso.map(space, frames)?;
 
-    let mut builder = StackBuilder::new(&random[..16], &image.path, arguments, environment);
+    let mut builder = StackBuilder::new(&random[..16], strings);
     builder.auxiliary = vec![
         (33, vdso),
         (16, HARDWARE_CAPABILITIES),
@@ -245,7 +263,11 @@ fn fill(
         (26, 0),
         (51, SIGNAL_STACK_BYTES),
     ];
-    let (stack_pointer, facts) = builder.write(space, frames, stack_top)?;
+    let (stack_pointer, mut facts) = builder.write(space, frames, stack_top)?;
+    facts.path.clone_from(&image.path);
+    // It is kept as long as the process runs the program, and there may be many processes.
+    let kept = facts.arguments.len() + facts.environment.len() + facts.auxiliary.len() + facts.path.len();
+    facts.memory = Some(kernel.files.buffers().reserve(kept)?);
     let registers = Registers {
         rip: runtime.map_or(main.entry, |placed| placed.entry),
         rsp: stack_pointer,
@@ -324,6 +346,13 @@ fn map_segment(
     Ok(())
 }
 
+/// What a program is told.
+struct Strings<'a> {
+    path: &'a [u8],
+    arguments: &'a [Vec<u8>],
+    environment: &'a [Vec<u8>],
+}
+
 /// Lays out the first stack: strings at the top, below them the vectors that point to them, lowest the argument count.
 struct StackBuilder {
     strings: Vec<u8>,
@@ -334,12 +363,12 @@ struct StackBuilder {
     platform: usize,
     argument_bytes: std::ops::Range<usize>,
     environment_bytes: std::ops::Range<usize>,
-    file_path: Vec<u8>,
     auxiliary: Vec<(u64, u64)>,
 }
 
 impl StackBuilder {
-    fn new(random: &[u8], path: &[u8], arguments: &[Vec<u8>], environment: &[Vec<u8>]) -> Self {
+    fn new(random: &[u8], texts: &Strings<'_>) -> Self {
+        let Strings { path, arguments, environment } = *texts;
         let mut strings = random.to_vec();
         let platform = strings.len();
         strings.extend_from_slice(PLATFORM);
@@ -370,7 +399,6 @@ impl StackBuilder {
             platform,
             argument_bytes,
             environment_bytes,
-            file_path: path.to_vec(),
             auxiliary: Vec::new(),
         }
     }
@@ -394,11 +422,12 @@ impl StackBuilder {
             .and_then(|()| space.write(frames, stack_pointer, &bytes_of(&words)));
         written.map_err(|fault| if fault == Fault::OutOfMemory { Errno::ENOMEM } else { Errno::E2BIG })?;
         let facts = ProgramFacts {
-            path: self.file_path,
+            path: Vec::new(),
             arguments: self.strings[self.argument_bytes].to_vec(),
             environment: self.strings[self.environment_bytes].to_vec(),
             auxiliary: bytes_of(&auxiliary),
             stack_start: stack_pointer,
+            memory: None,
         };
         Ok((stack_pointer, facts))
     }

@@ -183,8 +183,8 @@ impl Guest {
             statistics: Statistics::default(),
             profile: None,
             unknown_calls: Default::default(),
-            has_refused_child: false,
             last_tid: FIRST_PID,
+            caller: FIRST_PID,
         };
         Ok(Arc::new(Self {
             kernel: Mutex::new(kernel),
@@ -219,7 +219,7 @@ impl Guest {
         })?;
         let process = kernel.process_mut(FIRST_PID);
         process.space = loaded.space;
-        process.program = loaded.facts;
+        process.program = loaded.facts.into();
         let mut thread = Thread::new(FIRST_PID, loaded.registers, Fpu::Initial);
         thread.set_name(&loaded.name);
         kernel.start_thread(FIRST_PID, thread);
@@ -279,7 +279,8 @@ fn load_first(
     if !directory.is_directory() {
         return Err(no_directory(Errno::ENOTDIR));
     }
-    kernel.process_mut(FIRST_PID).cwd = directory;
-    exec::load(kernel, FIRST_PID, program, arguments, environment)
+    kernel.process_mut(FIRST_PID).set_cwd(directory);
+    exec::open(kernel, FIRST_PID, program)
+        .and_then(|origin| exec::load(kernel, FIRST_PID, origin, arguments, environment))
         .map_err(|errno| GuestError::Program { program: text(program), errno })
 }

@@ -13,7 +13,7 @@ use crate::fs::FileSystem;
 use crate::limits::THREADS_MAX;
 use crate::mm::{AddressSpaces, Fault};
 use crate::net::Network;
-use crate::process::{Pid, Process};
+use crate::process::{Ending, Pid, Process};
 use crate::profile::Profile;
 use crate::sched::Scheduler;
 use crate::signal::{Info, Signal};
@@ -64,8 +64,8 @@ pub struct Kernel {
     pub profile: Option<Profile>,
     /// Numbers of calls that were refused for want of an implementation: each is logged once.
     pub(crate) unknown_calls: BTreeSet<u64>,
-    /// Whether the guest asked for a child process, which is not offered.
-    pub has_refused_child: bool,
+    /// The thread whose system call is being served, or was served last.
+    pub(crate) caller: Tid,
     pub(crate) last_tid: Tid,
 }
 
@@ -147,9 +147,25 @@ impl Kernel {
         self.spaces.locate(space, &mut self.frames, address, is_write)
     }
 
+    /// The process of the thread whose system call is being served.
+    pub fn calling_process(&self) -> Option<&Process> {
+        self.processes.get(&self.threads.get(&self.caller)?.pid)
+    }
+
     /// A process that is known to exist.
     pub fn process_mut(&mut self, pid: Pid) -> &mut Process {
         self.processes.get_mut(&pid).expect("the caller has seen the process")
+    }
+
+    /// Time that a process's threads have had virtual CPUs, nanoseconds.
+    pub fn process_cpu_ns(&self, pid: Pid) -> u64 {
+        self.processes.get(&pid).map_or(0, |process| process.cpu_ns)
+    }
+
+    /// The process that an id names: its own or that of one of its threads.
+    pub fn process_of(&self, id: Tid) -> Option<Pid> {
+        let is_process = self.processes.contains_key(&id);
+        if is_process { Some(id) } else { self.threads.get(&id).map(|thread| thread.pid) }
     }
 
     /// The threads of a process.
@@ -157,15 +173,21 @@ impl Kernel {
         self.threads.iter().filter(|(_, thread)| thread.pid == pid).map(|(tid, _)| *tid).collect()
     }
 
-    /// An unused id for a thread or process. `EAGAIN` when there are too many threads.
+    /// An unused id for a thread or process. `EAGAIN` when there are too many threads and zombies.
     pub fn new_tid(&mut self) -> Result<Tid, Errno> {
-        if self.threads.len() as u64 >= THREADS_MAX {
+        let zombies = self.processes.values().filter(|process| process.is_zombie()).count();
+        if (self.threads.len() + zombies) as u64 >= THREADS_MAX {
             return Err(Errno::EAGAIN);
         }
         loop {
             self.last_tid = if self.last_tid >= PID_MAX { FIRST_PID + 1 } else { self.last_tid + 1 };
-            if !self.threads.contains_key(&self.last_tid) && !self.processes.contains_key(&self.last_tid) {
-                return Ok(self.last_tid);
+            let id = self.last_tid;
+            let is_group = |process: &Process| process.group == id || process.session == id;
+            let is_used = self.threads.contains_key(&id)
+                || self.processes.contains_key(&id)
+                || self.processes.values().any(is_group);
+            if !is_used {
+                return Ok(id);
             }
         }
     }
@@ -244,14 +266,7 @@ impl Kernel {
 
     /// What Linux's out-of-memory killer does.
     pub(crate) fn kill_for_memory(&mut self, pid: Pid) {
-        self.end_process(pid, GuestExit::OutOfMemory);
-    }
-
-    /// Ends a process. There is only the first yet, so the guest ends; its threads are left as they are.
-    pub fn end_process(&mut self, pid: Pid, exit: GuestExit) {
-        debug_assert_eq!(pid, FIRST_PID);
-        self.exit.get_or_insert(exit);
-        self.scheduler.kick_all();
+        self.end_process(pid, Ending::OutOfMemory);
     }
 }
 

@@ -29,6 +29,7 @@ pub mod frames;
 pub mod fs;
 pub mod guest;
 pub mod kernel;
+pub mod lifecycle;
 pub mod limits;
 pub mod mm;
 pub mod net;

@@ -50,8 +50,14 @@ pub enum WaitKey {
     /// A futex word, named by where it is in guest memory: frame number and byte offset. `FUTEX_WAKE` wakes a limited
     /// number of waiters, so it does not use the "wake all" of the others.
     Futex(u32, u16),
-    /// A thread or child process has ended: the id of the process whose member it was.
+    /// A thread has ended: the id of its process.
     Exit(u32),
+    /// A child process has ended, stopped or gone on: the id of its parent.
+    Child(u32),
+    /// A `vfork` child, with this id, needs its parent's memory no more.
+    Release(u32),
+    /// A signal was sent to the process with this id or to one of its threads.
+    Signals(u32),
 }
 
 /// The identity of an object that can be waited for, unique within one guest for ever.

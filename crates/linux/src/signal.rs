@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::errno::Errno;
-use crate::kernel::{GuestExit, Kernel};
+use crate::kernel::Kernel;
 use crate::outcome::{WaitKey, Woken};
-use crate::process::Pid;
+use crate::process::{Ending, Pid};
 use crate::signal_frame;
 use crate::thread::{LastFault, Thread, ThreadState};
 use crate::waits::Tid;
@@ -38,6 +38,8 @@ impl Signal {
     pub const CHLD: Signal = Signal(17);
     pub const CONT: Signal = Signal(18);
     pub const STOP: Signal = Signal(19);
+    pub const TSTP: Signal = Signal(20);
+    pub const TTIN: Signal = Signal(21);
     pub const TTOU: Signal = Signal(22);
     pub const URG: Signal = Signal(23);
     pub const VTALRM: Signal = Signal(26);
@@ -57,8 +59,12 @@ impl Signal {
     }
 
     pub(crate) fn is_ignored_by_default(self) -> bool {
-        // Stopping is not offered: nobody could continue the first process.
-        matches!(self, Self::CHLD | Self::URG | Self::WINCH) || (Self::CONT..=Self::TTOU).contains(&self)
+        matches!(self, Self::CHLD | Self::CONT | Self::URG | Self::WINCH)
+    }
+
+    /// Whether it stops the process unless there is a handler.
+    pub(crate) fn is_stop(self) -> bool {
+        (Self::STOP..=Self::TTOU).contains(&self)
     }
 
     /// Whether several of it can be pending.
@@ -104,8 +110,8 @@ pub struct Info {
     pub signal: Signal,
     /// `si_code`.
     pub code: i32,
-    /// The 16 bytes after it: sender and value, address of a fault, or timer.
-    pub fields: [u64; 2],
+    /// The 32 bytes after it: sender and value, address of a fault, timer, or what a child has used.
+    pub fields: [u64; 4],
 }
 
 /// `SI_USER`: sent by `kill`.
@@ -120,17 +126,33 @@ impl Info {
     /// From `kill` (or `tgkill`, for a thread) by a process.
     pub fn from_process(signal: Signal, sender: Pid, is_thread_directed: bool) -> Self {
         let code = if is_thread_directed { Self::CODE_THREAD } else { CODE_USER };
-        Self { signal, code, fields: [u64::from(sender), 0] }
+        Self { signal, code, fields: [u64::from(sender), 0, 0, 0] }
+    }
+
+    /// With the sender's real user id.
+    pub fn by_user(mut self, uid: u32) -> Self {
+        self.fields[0] |= u64::from(uid) << 32;
+        self
+    }
+
+    /// Whether it tells of a child.
+    pub(crate) fn is_child(&self) -> bool {
+        self.signal == Signal::CHLD
+    }
+
+    /// Whether it tells of an address.
+    pub(crate) fn is_fault(&self) -> bool {
+        matches!(self.signal, Signal::ILL | Signal::TRAP | Signal::BUS | Signal::FPE | Signal::SEGV)
     }
 
     /// From the kernel.
     pub fn from_kernel(signal: Signal) -> Self {
-        Self { signal, code: CODE_KERNEL, fields: [0; 2] }
+        Self { signal, code: CODE_KERNEL, fields: [0; 4] }
     }
 
     /// For an exception of the running thread.
     pub fn fault(signal: Signal, code: i32, address: u64) -> Self {
-        Self { signal, code, fields: [address, 0] }
+        Self { signal, code, fields: [address, 0, 0, 0] }
     }
 }
 
@@ -190,6 +212,10 @@ pub struct Action {
     pub mask: SignalSet,
 }
 
+/// `SA_NOCLDSTOP`.
+pub const FLAG_NO_CHILD_STOP: u64 = 1;
+/// `SA_NOCLDWAIT`.
+pub const FLAG_NO_CHILD_WAIT: u64 = 2;
 /// `SA_SIGINFO`.
 pub const FLAG_SIGINFO: u64 = 4;
 /// `SA_RESTORER`.
@@ -241,12 +267,16 @@ impl AlternateStack {
 impl Kernel {
     /// Sends a signal to a process: any of its threads takes it.
     pub fn signal_process(&mut self, pid: Pid, info: Info) -> Result<(), Errno> {
-        let members: Vec<Tid> = self.threads_of(pid);
-        let process = self.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
+        if self.processes.get(&pid).ok_or(Errno::ESRCH)?.end.is_some() {
+            return Ok(()); // It can be named, but nothing of it can be told any more.
+        }
         if info.signal == Signal::KILL {
-            self.end_process(pid, GuestExit::Signal(Signal::KILL.0));
+            self.end_process(pid, Ending::Signal(Signal::KILL));
             return Ok(());
         }
+        self.prepare_signal(pid, info.signal);
+        let members: Vec<Tid> = self.threads_of(pid);
+        let process = self.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
         let open = |thread: &Thread| thread.takes(info.signal);
         // A blocked signal is kept even if it is ignored now: that may change.
         let is_wanted_later = members.iter().all(|tid| self.threads[tid].blocked.contains(info.signal));
@@ -254,6 +284,8 @@ impl Kernel {
             return Ok(());
         }
         process.pending.add(info)?;
+        process.signals_sent += 1;
+        self.waits.notify_key(WaitKey::Signals(pid), usize::MAX);
         // Rather a thread that waits than one that works.
         let target = members
             .iter()
@@ -267,21 +299,44 @@ impl Kernel {
 
     /// Sends a signal to one thread.
     pub fn signal_thread(&mut self, tid: Tid, info: Info) -> Result<(), Errno> {
-        let thread = self.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
-        let process = self.processes.get_mut(&thread.pid).ok_or(Errno::ESRCH)?;
+        let pid = self.threads.get(&tid).ok_or(Errno::ESRCH)?.pid;
         if info.signal == Signal::KILL {
-            let pid = thread.pid;
-            self.end_process(pid, GuestExit::Signal(Signal::KILL.0));
+            self.end_process(pid, Ending::Signal(Signal::KILL));
             return Ok(());
         }
+        self.prepare_signal(pid, info.signal);
+        let thread = self.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
+        let process = self.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
         if process.is_ignored(info.signal) && !thread.blocked.contains(info.signal) {
             return Ok(());
         }
         thread.pending.add(info)?;
-        if thread.takes(info.signal) {
+        process.signals_sent += 1;
+        let is_taken = thread.takes(info.signal);
+        self.waits.notify_key(WaitKey::Signals(pid), usize::MAX);
+        if is_taken {
             self.interrupt(tid);
         }
         Ok(())
+    }
+
+    /// What sending does whether the signal is blocked or ignored: signals that stop and the one that continues take each
+    /// other back, and that one continues.
+    fn prepare_signal(&mut self, pid: Pid, signal: Signal) {
+        let forgotten: &[Signal] = match signal {
+            Signal::CONT => &[Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU],
+            signal if signal.is_stop() => &[Signal::CONT],
+            _ => return,
+        };
+        for forgotten in forgotten {
+            self.process_mut(pid).pending.forget(*forgotten);
+            for tid in self.threads_of(pid) {
+                self.threads.get_mut(&tid).expect("just listed").pending.forget(*forgotten);
+            }
+        }
+        if signal == Signal::CONT {
+            self.continue_process(pid);
+        }
     }
 
     /// Makes a thread look at its signals soon.
@@ -291,7 +346,7 @@ impl Kernel {
                 self.waits.wake(tid, Woken::Signal);
             }
             ThreadState::Running(vcpu) => self.scheduler.kick(vcpu),
-            ThreadState::Ready => {}
+            ThreadState::Ready | ThreadState::Stopped => {}
         }
     }
 
@@ -327,7 +382,7 @@ impl Kernel {
         let Some(thread) = self.threads.get_mut(&tid) else { return };
         // No handler runs: an interrupted call goes on, and a mask that was set for it goes back.
         if let Some(number) = thread.interrupted_call.take() {
-            thread.restart_call(number);
+            thread.resume_call(number);
         }
         if let Some(mask) = thread.saved_blocked.take() {
             thread.blocked = mask;
@@ -341,8 +396,17 @@ impl Kernel {
         match action.handler {
             HANDLER_IGNORE => false,
             HANDLER_DEFAULT if info.signal.is_ignored_by_default() => false,
+            HANDLER_DEFAULT if info.signal.is_stop() => {
+                if info.signal != Signal::STOP && self.is_orphaned_group(self.processes[&pid].group, 0) {
+                    return false;
+                }
+                let thread = self.threads.get_mut(&tid).expect("it is about to run");
+                thread.interrupted_call = thread.interrupted_call.filter(|number| !is_ended_by_stop(*number));
+                self.stop_process(pid, info.signal);
+                true
+            }
             HANDLER_DEFAULT => {
-                self.end_process(pid, GuestExit::Signal(info.signal.0));
+                self.end_process(pid, Ending::Signal(info.signal));
                 true
             }
             _ => {
@@ -351,7 +415,7 @@ impl Kernel {
                 }
                 if signal_frame::push(self, tid, info, action).is_err() {
                     // No room for the frame: as Linux, the process dies of it.
-                    self.end_process(pid, GuestExit::Signal(Signal::SEGV.0));
+                    self.end_process(pid, Ending::Signal(Signal::SEGV));
                 }
                 true
             }
@@ -389,11 +453,6 @@ impl Kernel {
         };
         self.force_signal(tid, info);
     }
-
-    /// Wakes those who wait for the end of a process or of one of its threads.
-    pub(crate) fn notify_exit(&mut self, pid: Pid) {
-        self.waits.notify_key(WaitKey::Exit(pid), usize::MAX);
-    }
 }
 
 /// Whether a call that a handler has interrupted is made again when the handler asks for that (`signal(7)`, "Interruption of
@@ -409,6 +468,14 @@ pub fn is_restartable(number: u64) -> bool {
         || FILES.contains(&number)
         || SOCKETS.contains(&number)
         || number == FUTEX
+}
+
+/// Whether a call fails with `EINTR` although no handler runs, when the process was stopped and goes on (`signal(7)`,
+/// "Interruption of system calls and library functions by stop signals").
+fn is_ended_by_stop(number: u64) -> bool {
+    const TIMED_WAIT: u64 = 128;
+    const EPOLL: [u64; 3] = [232, 281, 441];
+    number == TIMED_WAIT || EPOLL.contains(&number)
 }
 
 #[cfg(test)]

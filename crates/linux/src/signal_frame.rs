@@ -65,8 +65,8 @@ pub(crate) struct SignalInfo {
     errno: i32,
     code: i32,
     padding: i32,
-    fields: [u64; 2],
-    rest: [u64; 12],
+    fields: [u64; 4],
+    rest: [u64; 10],
 }
 
 const _: () = assert!(size_of::<Frame>() == 440 && size_of::<SignalInfo>() == 128);
@@ -79,7 +79,7 @@ impl From<Info> for SignalInfo {
             code: info.code,
             padding: 0,
             fields: info.fields,
-            rest: [0; 12],
+            rest: [0; 10],
         }
     }
 }
@@ -120,6 +120,7 @@ pub(crate) fn push(kernel: &mut Kernel, tid: Tid, info: Info, action: Action) ->
     {
         thread.restart_call(number);
     }
+    thread.interrupted_deadline_ns = None;
     let Fpu::Saved(fpu) = thread.fpu.clone() else { unreachable!("the caller has saved it") };
     let mut registers = thread.registers;
     let mut top = registers.rsp.wrapping_sub(RED_ZONE);

@@ -36,10 +36,13 @@ pub const NUMBERS: usize = 512;
 /// The families, each with its calls. Adding a family is a file under [`sys`] and a line here.
 static FAMILIES: &[&[SystemCall]] = &[
     sys::attribute::CALLS,
+    sys::clone::CALLS,
     sys::descriptor::CALLS,
     sys::directory::CALLS,
     sys::epoll::CALLS,
+    sys::exec::CALLS,
     sys::futex::CALLS,
+    sys::group::CALLS,
     sys::identity::CALLS,
     sys::ioctl::CALLS,
     sys::link::CALLS,
@@ -47,12 +50,14 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::memory::CALLS,
     sys::message::CALLS,
     sys::open::CALLS,
+    sys::pidfd::CALLS,
     sys::pipe::CALLS,
     sys::poll::CALLS,
     sys::process::CALLS,
     sys::read_write::CALLS,
     sys::schedule::CALLS,
     sys::signal::CALLS,
+    sys::signal_file::CALLS,
     sys::socket::CALLS,
     sys::splice::CALLS,
     sys::stat::CALLS,
@@ -61,6 +66,7 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::time::CALLS,
     sys::timer::CALLS,
     sys::timer_file::CALLS,
+    sys::wait::CALLS,
     sys::xattr::CALLS,
 ];
 

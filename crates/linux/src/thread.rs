@@ -52,6 +52,8 @@ pub struct Thread {
     pub alternate_stack: AlternateStack,
     /// The number of a call that a signal has interrupted, until it is known whether a handler runs.
     pub interrupted_call: Option<u64>,
+    /// The deadline of that call.
+    pub interrupted_deadline_ns: Option<u64>,
     /// Time it has run, nanoseconds.
     pub cpu_ns: u64,
     /// Set when it must end as soon as it is off its virtual CPU.
@@ -91,6 +93,8 @@ pub enum ThreadState {
     Running(usize),
     /// It waits for an event ([`crate::waits::Waits`] says which).
     Parked,
+    /// It could run, but its process is stopped.
+    Stopped,
 }
 
 impl Thread {
@@ -116,6 +120,7 @@ impl Thread {
             last_fault: LastFault::default(),
             alternate_stack: AlternateStack::DISABLED,
             interrupted_call: None,
+            interrupted_deadline_ns: None,
             cpu_ns: 0,
             is_killed: false,
             opening: None,
@@ -131,6 +136,13 @@ impl Thread {
     pub fn restart_call(&mut self, number: u64) {
         self.registers.rip = self.registers.rip.wrapping_sub(2);
         self.registers.rax = number;
+    }
+
+    /// Goes on with a call that a signal without a handler has interrupted, until the same deadline.
+    pub fn resume_call(&mut self, number: u64) {
+        self.registers.rax = number;
+        self.is_in_call = true;
+        self.wait_deadline_ns = self.interrupted_deadline_ns.take();
     }
 
     /// Sets the name: at most 15 bytes, up to a zero.

@@ -111,7 +111,7 @@ impl Timers {
             if times > 0 {
                 timer.overrun = times - 1;
                 if let Some(signal) = timer.signal {
-                    let fields = [u64::from(*id) | (timer.overrun.min(i32::MAX as u64) << 32), timer.value];
+                    let fields = [u64::from(*id) | (timer.overrun.min(i32::MAX as u64) << 32), timer.value, 0, 0];
                     sent.push((timer.thread, Info { signal, code: CODE_TIMER, fields }));
                 }
             }

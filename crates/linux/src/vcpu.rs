@@ -152,10 +152,15 @@ impl Runner<'_> {
             kernel.end_thread(tid);
             return self.leave(kernel);
         }
-        if thread.is_in_call {
+        let (pid, is_in_call) = (thread.pid, thread.is_in_call);
+        let must_settle_call = thread.interrupted_call.is_some() || thread.saved_blocked.is_some();
+        if kernel.processes[&pid].job.stopped_by.is_some() {
+            kernel.threads.get_mut(&tid).expect("a running thread exists").state = ThreadState::Stopped;
+            return self.leave(kernel);
+        }
+        if is_in_call {
             return self.serve(kernel, tid);
         }
-        let must_settle_call = thread.interrupted_call.is_some() || thread.saved_blocked.is_some();
         if must_settle_call || kernel.has_signal(tid) {
             self.save_fpu(kernel)?;
             self.settle_fpu(kernel, tid);
@@ -254,7 +259,8 @@ impl Runner<'_> {
         let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
         thread.registers = registers;
         thread.cpu_ns += ran_ns;
-        let is_killed = thread.is_killed;
+        let (pid, is_killed) = (thread.pid, thread.is_killed);
+        kernel.process_mut(pid).cpu_ns += ran_ns;
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;
         kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));
@@ -351,6 +357,7 @@ fn dispatch(kernel: &mut Kernel, tid: Tid, number: u64) -> Served {
     let resumed_deadline_ns = thread.wait_deadline_ns.take();
     let pid = thread.pid;
     let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+    kernel.caller = tid;
     let mut call = Call { kernel, tid, pid, args, woken, resumed_deadline_ns };
     let result = match table::find(number) {
         Some(entry) => {
@@ -366,6 +373,7 @@ fn dispatch(kernel: &mut Kernel, tid: Tid, number: u64) -> Served {
         Err(Stop::Errno(errno)) => {
             if errno == Errno::EINTR && woken == Some(Woken::Signal) {
                 thread.interrupted_call = Some(number);
+                thread.interrupted_deadline_ns = resumed_deadline_ns;
             }
             finish(thread, (-i64::from(errno.0)).cast_unsigned());
         }
@@ -395,7 +403,6 @@ fn finish(thread: &mut crate::thread::Thread, value: u64) {
 
 fn unknown(kernel: &mut Kernel, number: u64) -> Stop {
     let refused = table::refused::find(number);
-    kernel.has_refused_child |= ["fork", "vfork"].contains(&refused.name);
     if kernel.unknown_calls.len() < table::NUMBERS && kernel.unknown_calls.insert(number) {
         let (name, errno, why) = (refused.name, refused.errno.name(), refused.why);
         match name {

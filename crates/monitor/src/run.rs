@@ -190,13 +190,7 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         streams.end();
     }
     let status = end.unwrap_or(Ok(ExitStatus::Signal(SIGKILL_NUMBER)))?;
-    let of_child = || {
-        // A program that goes on without the child needs no explanation.
-        let is_failed = matches!(status, ExitStatus::Status(1..));
-        (is_failed && guest.lock().has_refused_child)
-            .then(|| "the program wanted to start another process, which microVMs do not offer yet".to_owned())
-    };
-    if let Some(message) = status.message().or_else(of_child) {
+    if let Some(message) = status.message() {
         drop(writeln!(std::io::stderr(), "calypte: {message}"));
     }
     if let Some(profile) = &guest.lock().profile {

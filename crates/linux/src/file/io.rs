@@ -39,7 +39,8 @@ impl OpenFile {
             Body::Event(event) => event.read(length),
             Body::Timer(timer) => timer.read(kernel.clock.monotonic_ns(), length),
             Body::Socket(socket) => socket.read(kernel, length),
-            Body::ConsoleOutput(_) | Body::Epoll(_) | Body::Path => Err(Errno::EINVAL),
+            Body::Signal(signals) => signals.read(kernel, length),
+            Body::ConsoleOutput(_) | Body::Epoll(_) | Body::Process(_) | Body::Path => Err(Errno::EINVAL),
         }
     }
 
@@ -86,7 +87,9 @@ impl OpenFile {
             Body::Socket(socket) => socket.write(kernel, bytes),
             Body::Host(_) => Err(Errno::EROFS),
             Body::Directory(_) => Err(Errno::EISDIR),
-            Body::ConsoleInput | Body::Timer(_) | Body::Epoll(_) | Body::Path => Err(Errno::EINVAL),
+            Body::ConsoleInput | Body::Timer(_) | Body::Epoll(_) | Body::Signal(_) | Body::Process(_) | Body::Path => {
+                Err(Errno::EINVAL)
+            }
         }
     }
 

@@ -10,8 +10,10 @@ pub mod event;
 mod io;
 pub mod lock;
 mod mapping;
+pub mod pidfd;
 pub mod pipe;
 pub mod readiness;
+pub mod signalfd;
 mod table;
 pub mod timer;
 
@@ -30,7 +32,9 @@ use crate::file::buffers::{Buffers, Reservation};
 use crate::file::epoll::Epoll;
 use crate::file::event::EventFd;
 use crate::file::lock::{FileKey, OpenLocks};
+use crate::file::pidfd::PidFd;
 use crate::file::pipe::PipeEnd;
+use crate::file::signalfd::SignalFd;
 use crate::file::timer::TimerFd;
 use crate::fs::Location;
 use crate::fs::fixed::Device;
@@ -95,6 +99,10 @@ pub enum Body {
     Epoll(Epoll),
     /// A socket.
     Socket(Arc<Socket>),
+    /// `signalfd(2)`.
+    Signal(SignalFd),
+    /// `pidfd_open(2)`.
+    Process(PidFd),
     /// `O_PATH`: only a name for a location.
     Path,
 }
@@ -325,6 +333,8 @@ impl OpenFile {
             Body::Timer(timer) => timer.readiness(kernel.clock.monotonic_ns()),
             Body::Epoll(epoll) => readiness::from(epoll.has_ready(kernel, 0), false),
             Body::Socket(socket) => socket.readiness(),
+            Body::Signal(signals) => signals.readiness(kernel),
+            Body::Process(process) => process.readiness(),
             _ => readiness::BOTH,
         }
     }
@@ -340,6 +350,8 @@ impl OpenFile {
             Body::Timer(timer) => _ = keys.insert(WaitKey::Object(timer.beacon().object())),
             Body::Epoll(epoll) => epoll.wait_keys(kernel, keys, 0),
             Body::Socket(socket) => _ = keys.insert(WaitKey::Object(socket.beacon().object())),
+            Body::Signal(_) => _ = kernel.calling_process().map(|process| keys.insert(WaitKey::Signals(process.pid))),
+            Body::Process(process) => _ = keys.insert(WaitKey::Object(process.life().beacon().object())),
             _ => {}
         }
     }
@@ -353,6 +365,8 @@ impl OpenFile {
             Body::Timer(timer) => timer.changes(kernel.clock.monotonic_ns()),
             Body::Epoll(epoll) => epoll.changes(kernel, 0),
             Body::Socket(socket) => socket.beacon().changes(),
+            Body::Signal(_) => kernel.calling_process().map_or(0, |process| process.signals_sent),
+            Body::Process(process) => process.life().beacon().changes(),
             _ => 0,
         }
     }

@@ -1,6 +1,8 @@
-//! A process's descriptors.
+//! A process's descriptors. Processes made with `CLONE_FILES` share them.
 
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use calypte_types::limits::FILE_DESCRIPTORS_MAX;
 
@@ -11,20 +13,18 @@ use crate::file::lock::{Locks, Owner, TableLocks};
 /// Most descriptors that `RLIMIT_NOFILE` may allow a process.
 pub const DESCRIPTORS_MAX: usize = crate::limits::FILES_MAX as usize;
 
-/// The descriptors of one process.
+/// The descriptors of one process, or its hold on those that it shares, and the limit that it has itself.
 #[derive(Debug)]
 pub struct FdTable {
-    slots: Vec<Option<Slot>>,
+    table: Arc<Table>,
     limit: usize,
-    /// Record locks, once there were any.
-    locks: Option<TableLocks>,
 }
 
-impl Clone for FdTable {
-    /// What `fork(2)` does: record locks are not inherited.
-    fn clone(&self) -> Self {
-        Self { slots: self.slots.clone(), limit: self.limit, locks: None }
-    }
+#[derive(Debug, Default)]
+struct Table {
+    slots: Mutex<Vec<Option<Slot>>>,
+    /// Record locks, once there were any.
+    locks: Mutex<Option<TableLocks>>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,19 +35,35 @@ struct Slot {
 
 impl Default for FdTable {
     fn default() -> Self {
-        Self { slots: Vec::new(), limit: FILE_DESCRIPTORS_MAX, locks: None }
+        Self { table: Arc::default(), limit: FILE_DESCRIPTORS_MAX }
     }
 }
 
 impl FdTable {
-    /// The open file behind a descriptor.
-    pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>, Errno> {
-        self.slot(fd).map(|slot| slot.file.clone())
+    /// The same descriptors for another process: what one opens or closes, the other has or has not (`CLONE_FILES`).
+    pub fn share(&self) -> Self {
+        Self { table: self.table.clone(), limit: self.limit }
     }
 
-    fn slot(&self, fd: i32) -> Result<&Slot, Errno> {
+    /// A copy of the descriptors, for the same open files. Record locks are not inherited.
+    pub fn copy(&self) -> Self {
+        let slots = Mutex::new(self.table.slots.lock().clone());
+        Self { table: Arc::new(Table { slots, locks: Mutex::default() }), limit: self.limit }
+    }
+
+    /// Whether it is the very same table as another process's.
+    pub fn is_shared_with(&self, other: &FdTable) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
+    }
+
+    /// The open file behind a descriptor.
+    pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>, Errno> {
+        self.with_slot(fd, |slot| slot.file.clone())
+    }
+
+    fn with_slot<T>(&self, fd: i32, look: impl FnOnce(&mut Slot) -> T) -> Result<T, Errno> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        self.slots.get(index).and_then(Option::as_ref).ok_or(Errno::EBADF)
+        self.table.slots.lock().get_mut(index).and_then(Option::as_mut).map(look).ok_or(Errno::EBADF)
     }
 
     /// Gives a file the lowest free descriptor that is at least `minimum`. `EMFILE` when there is none below the limit.
@@ -56,9 +72,10 @@ impl FdTable {
         if minimum >= self.limit {
             return Err(Errno::EINVAL);
         }
-        let free = (minimum..self.limit).find(|index| self.slots.get(*index).is_none_or(Option::is_none));
+        let mut slots = self.table.slots.lock();
+        let free = (minimum..self.limit).find(|index| slots.get(*index).is_none_or(Option::is_none));
         let index = free.ok_or(Errno::EMFILE)?;
-        self.put(index, Slot { file, is_closed_on_exec });
+        put(&mut slots, index, Slot { file, is_closed_on_exec });
         Ok(index as i32)
     }
 
@@ -70,33 +87,26 @@ impl FdTable {
         is_closed_on_exec: bool,
     ) -> Result<Option<Arc<OpenFile>>, Errno> {
         let index = usize::try_from(fd).ok().filter(|index| *index < self.limit).ok_or(Errno::EBADF)?;
-        Ok(self.put(index, Slot { file, is_closed_on_exec }))
-    }
-
-    fn put(&mut self, index: usize, slot: Slot) -> Option<Arc<OpenFile>> {
-        if self.slots.len() <= index {
-            self.slots.resize(index + 1, None);
-        }
-        let before = self.slots[index].replace(slot).map(|slot| slot.file);
-        before.inspect(|file| self.release_locks(file))
+        let before = put(&mut self.table.slots.lock(), index, Slot { file, is_closed_on_exec });
+        Ok(before.inspect(|file| self.release_locks(file)))
     }
 
     /// Closing any descriptor of a file ends all record locks on it (`fcntl(2)`).
     fn release_locks(&self, file: &OpenFile) {
-        if let (Some(locks), Some(key)) = (&self.locks, file.known_key()) {
+        if let (Some(locks), Some(key)) = (&*self.table.locks.lock(), file.known_key()) {
             locks.release(key);
         }
     }
 
     /// As whose record locks are taken through this table.
     pub fn lock_owner(&mut self, locks: &Locks) -> Owner {
-        self.locks.get_or_insert_with(|| locks.new_table()).owner()
+        self.table.locks.lock().get_or_insert_with(|| locks.new_table()).owner()
     }
 
     /// Closes a descriptor.
     pub fn remove(&mut self, fd: i32) -> Result<Arc<OpenFile>, Errno> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let slot = self.slots.get_mut(index).and_then(Option::take);
+        let slot = self.table.slots.lock().get_mut(index).and_then(Option::take);
         let file = slot.map(|slot| slot.file).ok_or(Errno::EBADF)?;
         self.release_locks(&file);
         Ok(file)
@@ -104,34 +114,42 @@ impl FdTable {
 
     /// Whether `execve` closes a descriptor.
     pub fn is_closed_on_exec(&self, fd: i32) -> Result<bool, Errno> {
-        self.slot(fd).map(|slot| slot.is_closed_on_exec)
+        self.with_slot(fd, |slot| slot.is_closed_on_exec)
     }
 
     /// Changes whether `execve` closes a descriptor.
     pub fn set_closed_on_exec(&mut self, fd: i32, is_closed_on_exec: bool) -> Result<(), Errno> {
-        self.slot(fd)?;
-        if let Some(Some(slot)) = self.slots.get_mut(fd as usize) {
-            slot.is_closed_on_exec = is_closed_on_exec;
-        }
-        Ok(())
+        self.with_slot(fd, |slot| slot.is_closed_on_exec = is_closed_on_exec)
     }
 
-    /// What `execve` does.
+    /// What `execve` does: the table is the process's own from now on, without what is closed then.
     pub fn close_on_exec(&mut self) {
-        let closed = |slot: &&mut Option<Slot>| slot.as_ref().is_some_and(|slot| slot.is_closed_on_exec);
-        let closed: Vec<Slot> = self.slots.iter_mut().filter(closed).filter_map(Option::take).collect();
+        if Arc::strong_count(&self.table) > 1 {
+            *self = self.copy();
+        }
+        let closed = |slot: &mut Option<Slot>| slot.take_if(|slot| slot.is_closed_on_exec);
+        let closed: Vec<Slot> = self.table.slots.lock().iter_mut().filter_map(closed).collect();
         for slot in closed {
             self.release_locks(&slot.file);
         }
     }
 
     /// The descriptors in use, ascending.
-    pub fn descriptors(&self) -> impl Iterator<Item = i32> {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(index, _)| index as i32)
+    pub fn descriptors(&self) -> impl Iterator<Item = i32> + use<> {
+        let slots = self.table.slots.lock();
+        let used = slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(index, _)| index as i32);
+        used.collect::<Vec<i32>>().into_iter()
     }
 
     /// What `RLIMIT_NOFILE` says; open descriptors above stay open.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(DESCRIPTORS_MAX);
     }
+}
+
+fn put(slots: &mut Vec<Option<Slot>>, index: usize, slot: Slot) -> Option<Arc<OpenFile>> {
+    if slots.len() <= index {
+        slots.resize(index + 1, None);
+    }
+    slots[index].replace(slot).map(|slot| slot.file)
 }

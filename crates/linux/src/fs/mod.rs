@@ -26,7 +26,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub use node::{Location, Node};
-pub use open::{ExecutableFile, open_executable};
+pub use open::{ExecutableFile, executable, open_executable};
 
 use crate::errno::Errno;
 use crate::file::buffers::Buffers;

@@ -288,6 +288,12 @@ pub fn open_executable(kernel: &Kernel, pid: Pid, base: &Location, path: &[u8]) 
     executable_at(kernel, walker, location, found.path(kernel, location))
 }
 
+/// A file in the tree as one that may be executed, with the same checks.
+pub fn executable(kernel: &Kernel, pid: Pid, location: &Location) -> Result<ExecutableFile, Errno> {
+    let path = location.path(&kernel.files).unwrap_or_default();
+    executable_at(kernel, Walker::new(kernel, pid)?, location, path)
+}
+
 fn executable_at(
     kernel: &Kernel,
     walker: Walker<'_>,

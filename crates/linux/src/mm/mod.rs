@@ -32,6 +32,11 @@ pub const LOWEST_ADDRESS: u64 = 0x1_0000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpaceId(pub u32);
 
+impl SpaceId {
+    /// No address space: that of a process that has ended.
+    pub const NONE: SpaceId = SpaceId(0);
+}
+
 /// The address spaces of all processes.
 #[derive(Default)]
 pub struct AddressSpaces {

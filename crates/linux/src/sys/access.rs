@@ -40,7 +40,7 @@ impl Call<'_> {
             return Ok(self.kernel.files.root());
         }
         if fd == libc::AT_FDCWD {
-            return Ok(self.process().cwd.clone());
+            return Ok(self.process().cwd());
         }
         let file = self.file_of(fd)?;
         match &file.location {
@@ -69,7 +69,7 @@ impl Call<'_> {
     /// The file behind a descriptor as a place in the tree.
     pub fn location_of(&mut self, fd: i32) -> Result<Location, Errno> {
         if fd == libc::AT_FDCWD {
-            return Ok(self.process().cwd.clone());
+            return Ok(self.process().cwd());
         }
         let file = self.file_of(fd)?;
         match (&file.location, &file.body) {
@@ -81,7 +81,7 @@ impl Call<'_> {
 
     /// Bits of a mode argument that remain after the umask.
     pub fn permissions(&mut self, mode: u64) -> u32 {
-        let umask = self.process().umask;
+        let umask = self.process().umask();
         mode as u32 & 0o7777 & !umask
     }
 

@@ -120,7 +120,7 @@ fn fchownat(call: &mut Call<'_>) -> SysResult {
 
 fn umask(call: &mut Call<'_>) -> SysResult {
     let new = call.args[0] as u32 & 0o777;
-    Ok(std::mem::replace(&mut call.process().umask, new).into())
+    Ok(call.process().replace_umask(new).into())
 }
 
 /// A `timespec` of `utimensat(2)`: `None` for `UTIME_OMIT`, and whether it was `UTIME_NOW`.

@@ -95,7 +95,7 @@ fn getdents(call: &mut Call<'_>) -> SysResult {
 }
 
 fn getcwd(call: &mut Call<'_>) -> SysResult {
-    let cwd = call.process().cwd.clone();
+    let cwd = call.process().cwd();
     let mut path = cwd.path(&call.kernel.files).ok_or(Errno::ENOENT)?;
     path.push(0);
     if path.len() > PATH_BYTES_MAX {
@@ -114,7 +114,7 @@ fn change_to(call: &mut Call<'_>, location: Location) -> SysResult {
     }
     let credentials = Walker::new(call.kernel, call.pid)?.credentials();
     location.metadata(call.kernel)?.check(credentials, MAY_EXECUTE)?;
-    call.process().cwd = location;
+    call.process().set_cwd(location);
     Ok(0)
 }
 

@@ -2,10 +2,13 @@
 
 pub mod access;
 pub mod attribute;
+pub mod clone;
 pub mod descriptor;
 pub mod directory;
 pub mod epoll;
+pub mod exec;
 pub mod futex;
+pub mod group;
 pub mod identity;
 mod interface;
 pub mod ioctl;
@@ -14,12 +17,14 @@ pub mod lock;
 pub mod memory;
 pub mod message;
 pub mod open;
+pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod process;
 pub mod read_write;
 pub mod schedule;
 pub mod signal;
+pub mod signal_file;
 pub mod socket;
 pub mod splice;
 pub mod stat;
@@ -29,6 +34,7 @@ pub mod time;
 pub mod timer;
 pub mod timer_file;
 pub mod vector;
+pub mod wait;
 pub mod xattr;
 
 use crate::call::Call;

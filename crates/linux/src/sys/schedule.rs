@@ -152,7 +152,7 @@ fn getcpu(call: &mut Call<'_>) -> SysResult {
     let [cpu_address, node_address, ..] = call.args;
     let cpu = match call.thread().state {
         ThreadState::Running(vcpu) => vcpu as u32,
-        ThreadState::Ready | ThreadState::Parked => 0,
+        ThreadState::Ready | ThreadState::Parked | ThreadState::Stopped => 0,
     };
     if cpu_address != 0 {
         call.write(cpu_address, &cpu)?;

@@ -4,7 +4,6 @@ use zerocopy::IntoBytes;
 
 use crate::call::Call;
 use crate::errno::Errno;
-use crate::kernel::Kernel;
 use crate::outcome::{Stop, SysResult, Wait};
 use crate::process::Pid;
 use crate::signal::{Action, AlternateStack, Info, Signal, SignalSet};
@@ -39,7 +38,7 @@ fn check_size(size: u64) -> Result<(), Errno> {
 }
 
 /// A signal number, or nothing for 0, which only checks.
-fn optional_signal(number: i32) -> Result<Option<Signal>, Errno> {
+pub(super) fn optional_signal(number: i32) -> Result<Option<Signal>, Errno> {
     if number == 0 { Ok(None) } else { Signal::new(number).map(Some).ok_or(Errno::EINVAL) }
 }
 
@@ -190,31 +189,47 @@ fn sigaltstack(call: &mut Call<'_>) -> SysResult {
 fn kill(call: &mut Call<'_>) -> SysResult {
     let signal = optional_signal(call.int(1))?;
     let target = call.int(0);
+    let own_group = call.process().group;
     let members: Vec<Pid> = match target {
-        0 => {
-            let group = call.process().group;
-            processes_in(call.kernel, |process| process.group == group)
-        }
-        -1 => {
-            let own = call.pid;
-            processes_in(call.kernel, |process| process.pid != own)
-        }
-        group if group < 0 => processes_in(call.kernel, |process| process.group == group.unsigned_abs()),
-        pid => processes_in(call.kernel, |process| process.pid == pid.cast_unsigned()),
+        i32::MIN => return Err(Errno::ESRCH.into()),
+        0 => call.kernel.processes_where(|process| process.group == own_group),
+        -1 => call.kernel.processes_where(|process| process.pid != call.pid),
+        group if group < 0 => call.kernel.processes_where(|process| process.group == group.unsigned_abs()),
+        // The id of any thread names its process.
+        pid => vec![call.kernel.process_of(pid.cast_unsigned()).ok_or(Errno::ESRCH)?],
     };
-    if members.is_empty() {
-        return Err(Errno::ESRCH.into());
-    }
-    if let Some(signal) = signal {
-        for pid in members {
-            call.kernel.signal_process(pid, Info::from_process(signal, call.pid, false))?;
+    // It is enough if one of them takes the signal.
+    let mut result = Err(Errno::ESRCH);
+    for pid in members {
+        match send_to_process(call, pid, signal) {
+            Ok(()) => result = Ok(0),
+            Err(errno) if result.is_err() => result = Err(errno),
+            Err(_) => {}
         }
     }
-    Ok(0)
+    Ok(result?)
 }
 
-fn processes_in(kernel: &Kernel, is_meant: impl Fn(&crate::process::Process) -> bool) -> Vec<Pid> {
-    kernel.processes.values().filter(|process| is_meant(process)).map(|process| process.pid).collect()
+fn send_to_process(call: &mut Call<'_>, pid: Pid, signal: Option<Signal>) -> Result<(), Errno> {
+    check_permission(call, pid, signal)?;
+    let Some(signal) = signal else { return Ok(()) };
+    let uid = call.process().credentials.uid;
+    call.kernel.signal_process(pid, Info::from_process(signal, call.pid, false).by_user(uid))
+}
+
+/// Whether the caller may send a process a signal (`kill(2)`).
+pub(super) fn check_permission(call: &mut Call<'_>, pid: Pid, signal: Option<Signal>) -> Result<(), Errno> {
+    let (sender, session) = {
+        let process = call.process();
+        ([process.credentials.uid, process.credentials.uid_effective], process.session)
+    };
+    let target = call.kernel.processes.get(&pid).ok_or(Errno::ESRCH)?;
+    let receiver = [target.credentials.uid, target.credentials.uid_saved];
+    let is_permitted = pid == call.pid
+        || sender[1] == 0
+        || sender.iter().any(|uid| receiver.contains(uid))
+        || (signal == Some(Signal::CONT) && target.session == session);
+    if is_permitted { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 fn tkill(call: &mut Call<'_>) -> SysResult {
@@ -239,16 +254,18 @@ fn find_thread(call: &Call<'_>, pid: Option<Pid>, tid: i32) -> Result<Tid, Errno
 fn send_to_thread(call: &mut Call<'_>, pid: Option<Pid>, tid: i32, signal: i32) -> SysResult {
     let signal = optional_signal(signal)?;
     let tid = find_thread(call, pid, tid)?;
+    check_permission(call, call.kernel.threads[&tid].pid, signal)?;
     if let Some(signal) = signal {
-        call.kernel.signal_thread(tid, Info::from_process(signal, call.pid, true))?;
+        let uid = call.process().credentials.uid;
+        call.kernel.signal_thread(tid, Info::from_process(signal, call.pid, true).by_user(uid))?;
     }
     Ok(0)
 }
 
 /// Reads the `siginfo_t` that a program sends along. To others it must not look as if the kernel or `kill` had sent it.
-fn read_info(call: &mut Call<'_>, address: u64, signal: Signal, is_own: bool) -> Result<Info, Errno> {
+pub(super) fn read_info(call: &mut Call<'_>, address: u64, signal: Signal, is_own: bool) -> Result<Info, Errno> {
     let [_, _, code, _] = call.read::<[i32; 4]>(address)?;
-    let fields: [u64; 2] = call.read(address.wrapping_add(16))?;
+    let fields: [u64; 4] = call.read(address.wrapping_add(16))?;
     if !is_own && (code >= 0 || code == Info::CODE_THREAD) {
         return Err(Errno::EPERM);
     }
@@ -256,8 +273,11 @@ fn read_info(call: &mut Call<'_>, address: u64, signal: Signal, is_own: bool) ->
 }
 
 fn rt_sigqueueinfo(call: &mut Call<'_>) -> SysResult {
-    let Some(signal) = optional_signal(call.int(1))? else { return Ok(0) };
+    let signal = optional_signal(call.int(1))?;
     let pid = u32::try_from(call.int(0)).map_err(|_| Errno::ESRCH)?;
+    let pid = call.kernel.process_of(pid).ok_or(Errno::ESRCH)?;
+    check_permission(call, pid, signal)?;
+    let Some(signal) = signal else { return Ok(0) };
     let info = read_info(call, call.args[2], signal, pid == call.pid)?;
     call.kernel.signal_process(pid, info)?;
     Ok(0)
@@ -265,9 +285,11 @@ fn rt_sigqueueinfo(call: &mut Call<'_>) -> SysResult {
 
 fn rt_tgsigqueueinfo(call: &mut Call<'_>) -> SysResult {
     let (pid, tid) = (call.int(0).cast_unsigned(), call.int(1));
-    let Some(signal) = optional_signal(call.int(2))? else { return Ok(0) };
-    let info = read_info(call, call.args[3], signal, pid == call.pid)?;
+    let signal = optional_signal(call.int(2))?;
     let tid = find_thread(call, Some(pid), tid)?;
+    check_permission(call, pid, signal)?;
+    let Some(signal) = signal else { return Ok(0) };
+    let info = read_info(call, call.args[3], signal, pid == call.pid)?;
     call.kernel.signal_thread(tid, info)?;
     Ok(0)
 }

@@ -10,6 +10,7 @@ use crate::exec::TICKS_PER_SECOND;
 use crate::frames::Charge;
 use crate::limits::{Limit, Resource};
 use crate::outcome::SysResult;
+use crate::process::Usage;
 use crate::random;
 use crate::sys::entry;
 use crate::sys::time::Timeval;
@@ -219,39 +220,44 @@ fn prlimit64(call: &mut Call<'_>) -> SysResult {
 /// `struct rusage`; the fields that Linux leaves at zero are one array.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct Usage {
+pub(super) struct UsageRecord {
     user: Timeval,
     system: Timeval,
     resident_max_kib: u64,
     rest: [u64; 13],
 }
 
+/// What was used, as programs are told.
+pub(super) fn usage_record(usage: Usage) -> UsageRecord {
+    UsageRecord {
+        user: Timeval::from_ns(usage.cpu_ns),
+        system: Timeval::from_ns(0),
+        resident_max_kib: usage.resident_max_kib,
+        rest: [0; 13],
+    }
+}
+
 fn getrusage(call: &mut Call<'_>) -> SysResult {
     const THREAD: i32 = 1;
     const SELF: i32 = 0;
     const CHILDREN: i32 = -1;
-    let cpu_ns = match call.int(0) {
-        SELF => call.kernel.process_cpu_ns(call.pid),
-        THREAD => call.thread().cpu_ns,
-        CHILDREN => 0,
+    let resident_max_kib = call.kernel.frames.peak_bytes() / 1024;
+    let usage = match call.int(0) {
+        SELF => Usage { cpu_ns: call.process().cpu_ns, resident_max_kib },
+        THREAD => Usage { cpu_ns: call.thread().cpu_ns, resident_max_kib },
+        CHILDREN => call.process().children_usage,
         _ => return Err(Errno::EINVAL.into()),
     };
-    let is_self = call.int(0) != CHILDREN;
-    let usage = Usage {
-        user: Timeval::from_ns(cpu_ns),
-        system: Timeval::from_ns(0),
-        resident_max_kib: if is_self { call.kernel.frames.peak_bytes() / 1024 } else { 0 },
-        rest: [0; 13],
-    };
-    call.write(call.args[1], &usage)?;
+    call.write(call.args[1], &usage_record(usage))?;
     Ok(0)
 }
 
 fn times(call: &mut Call<'_>) -> SysResult {
     let tick_ns = SECOND_NS / TICKS_PER_SECOND;
     if call.args[0] != 0 {
-        let user = call.kernel.process_cpu_ns(call.pid) / tick_ns;
-        call.write(call.args[0], &[user, 0, 0, 0])?;
+        let process = call.process();
+        let (own, children) = (process.cpu_ns / tick_ns, process.children_usage.cpu_ns / tick_ns);
+        call.write(call.args[0], &[own, 0, children, 0])?;
     }
     Ok(call.kernel.clock.monotonic_ns() / tick_ns)
 }

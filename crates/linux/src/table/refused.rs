@@ -45,7 +45,6 @@ pub static GROUPS: &[Group] = &[
             (245, "mq_getsetattr"),
         ],
     },
-    Group { errno: Errno::ENOSYS, why: "child processes", calls: &[(57, "fork"), (58, "vfork")] },
     Group { errno: Errno::EPERM, why: "no process may trace another", calls: &[(101, "ptrace")] },
     Group {
         errno: Errno::ENOSYS,
@@ -153,7 +152,6 @@ pub static GROUPS: &[Group] = &[
         why: "file notification",
         calls: &[(253, "inotify_init"), (254, "inotify_add_watch"), (255, "inotify_rm_watch"), (294, "inotify_init1")],
     },
-    Group { errno: Errno::ENOSYS, why: "signal descriptors", calls: &[(282, "signalfd"), (289, "signalfd4")] },
     Group {
         errno: Errno::EPERM,
         why: "performance counters, BPF and fault handling in user space are closed, as for unprivileged programs",
@@ -176,7 +174,6 @@ pub static GROUPS: &[Group] = &[
         why: "scheduling attributes: policies have no effect",
         calls: &[(314, "sched_setattr"), (315, "sched_getattr")],
     },
-    Group { errno: Errno::ENOSYS, why: "program from a descriptor", calls: &[(322, "execveat")] },
     Group {
         errno: Errno::ENOSYS,
         why: "protection keys: programs take this for a processor without them",
@@ -186,11 +183,6 @@ pub static GROUPS: &[Group] = &[
         errno: Errno::ENOSYS,
         why: "restartable sequences: C libraries go on without them",
         calls: &[(334, "rseq")],
-    },
-    Group {
-        errno: Errno::ENOSYS,
-        why: "process descriptors",
-        calls: &[(424, "pidfd_send_signal"), (434, "pidfd_open"), (438, "pidfd_getfd")],
     },
     Group {
         errno: Errno::ENOSYS,

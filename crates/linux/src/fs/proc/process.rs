@@ -99,7 +99,7 @@ pub(super) fn lookup(kernel: &Kernel, owner: Owner, name: &[u8]) -> Option<Proc>
 pub(super) fn link_target(kernel: &Kernel, owner: Owner, link: Link) -> Result<Target, Errno> {
     let process = owner.process(kernel)?;
     match link {
-        Link::Cwd => Ok(Target::Jump(process.cwd.clone())),
+        Link::Cwd => Ok(Target::Jump(process.cwd())),
         Link::Root => Ok(Target::Jump(kernel.files.root())),
         Link::Exe => {
             let walker = Walker::new(kernel, owner.pid)?;
@@ -112,7 +112,7 @@ pub(super) fn link_target(kernel: &Kernel, owner: Owner, link: Link) -> Result<T
 pub(super) fn link_text(kernel: &Kernel, owner: Owner, link: Link) -> Result<Vec<u8>, Errno> {
     let process = owner.process(kernel)?;
     match link {
-        Link::Cwd => process.cwd.path(&kernel.files).ok_or(Errno::ENOENT),
+        Link::Cwd => process.cwd().path(&kernel.files).ok_or(Errno::ENOENT),
         Link::Root => Ok(b"/".to_vec()),
         Link::Exe if process.program.path.is_empty() => Err(Errno::ENOENT),
         Link::Exe => Ok(process.program.path.clone()),
@@ -257,10 +257,9 @@ fn statm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
 fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
     let process = owner.process(kernel)?;
     let (resident, size) = sizes(kernel, owner)?;
-    let threads = kernel.threads.values().filter(|thread| thread.pid == owner.pid);
     let cpu_ns = match owner.tid {
         Some(_) => thread(kernel, owner).map_or(0, |thread| thread.cpu_ns),
-        None => threads.map(|thread| thread.cpu_ns).sum::<u64>() + process.ended_threads_cpu_ns,
+        None => process.cpu_ns,
     };
     let fields: [u64; 49] = {
         let mut fields = [0; 49];
@@ -306,7 +305,7 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
          VmData:\t{:>8} kB\nVmSwap:\t       0 kB\nThreads:\t{}\nSigQ:\t0/1024\nNoNewPrivs:\t{}\nSeccomp:\t0\n\
          Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         name(kernel, owner),
-        process.umask & PERMISSION_MASK,
+        process.umask() & PERMISSION_MASK,
         owner.pid,
         owner.thread(),
         process.parent,

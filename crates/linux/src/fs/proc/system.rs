@@ -151,9 +151,7 @@ fn cpuinfo(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
 
 /// Hundredths of a second that all processes have run.
 fn cpu_ticks(kernel: &Kernel) -> u64 {
-    let running: u64 = kernel.threads.values().map(|thread| thread.cpu_ns).sum();
-    let ended: u64 = kernel.processes.values().map(|process| process.ended_threads_cpu_ns).sum();
-    (running + ended) / 10_000_000
+    kernel.statistics.guest_ns / 10_000_000
 }
 
 fn stat(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
