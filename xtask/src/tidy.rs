@@ -19,7 +19,7 @@ const BANNED: &[(&str, &str)] = &[
 ];
 
 /// Crates that may hold `unsafe` everywhere; all others forbid it or deny it with named exceptions.
-const UNSAFE_CRATES: &[&str] = &["kvm"];
+const UNSAFE_CRATES: &[&str] = &["kvm", "ptrace"];
 
 /// Runs every check and lists all violations at once.
 pub(crate) fn run() -> anyhow::Result<()> {

@@ -27,7 +27,6 @@ mod probe;
 mod quiesce;
 mod space;
 mod system_pages;
-mod timestamp;
 mod user_context;
 mod vcpu;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use calypte_platform::{AddressSpace, Machine, Memory, PlatformError, Timestamp, Vcpu};
+use calypte_platform::{AddressSpace, Machine, Memory, PlatformError, Timestamp, Vcpu, timestamp};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
@@ -17,7 +17,6 @@ use crate::probe::open_device;
 use crate::quiesce::VcpuSet;
 use crate::space::KvmAddressSpace;
 use crate::system_pages::SystemPages;
-use crate::timestamp;
 use crate::vcpu::KvmVcpu;
 
 /// Page tables a machine may use besides those in proportion to its memory: several processes with sparse mappings.

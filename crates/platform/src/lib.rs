@@ -14,11 +14,12 @@
 //! - Between two calls of [`Vcpu::run`] all architectural state of a thread is in [`Registers`] and [`FpuState`], so a
 //!   thread can be moved to another virtual CPU, or saved, whenever it is not running.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod exit;
 mod frame;
 mod registers;
+pub mod timestamp;
 
 use std::sync::Arc;
 

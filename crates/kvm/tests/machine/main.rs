@@ -1,16 +1,11 @@
-//! What the platform contract promises, checked with small guest programs in real virtual machines.
+//! The conformance suite of platforms on KVM, and what only KVM has: system pages, page tables, a limit of virtual CPUs.
 //!
 //! Without a usable `/dev/kvm` every test prints `SKIP name: reason` and passes.
 
-#![allow(clippy::print_stderr, reason = "skips and seeds are for the reader of the test's output")]
-
 mod boundary;
-mod exceptions;
-mod frames;
 mod guest;
-mod kicks;
-mod mappings;
 mod state;
-mod system_calls;
 mod tables;
 mod vcpus;
+
+calypte_testkit::platform_tests!(crate::guest::platform());

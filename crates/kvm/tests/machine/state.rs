@@ -1,119 +1,16 @@
-//! State besides the general registers: segment bases, floating point and vectors, the clock.
+//! Segment bases that the host's kernel gives no program of its own.
 
 use calypte_platform::Exit;
+use calypte_testkit::program;
 
-use crate::guest::{DATA, DATA_FRAME, Guest, program};
+use crate::guest::guest;
 
-program!(read_bases: "mov rax, fs:[8]", "mov rbx, gs:[16]", "syscall");
-
-#[test]
-fn segment_bases_are_those_of_the_registers() {
-    let Some(mut guest) = Guest::new("segment_bases_are_those_of_the_registers", read_bases()) else { return };
-    guest.memory.copy_in(DATA_FRAME, 0x108, &5_u64.to_le_bytes());
-    guest.memory.copy_in(DATA_FRAME, 0x210, &6_u64.to_le_bytes());
-    guest.registers.fs_base = DATA + 0x100;
-    guest.registers.gs_base = DATA + 0x200;
-    assert_eq!(guest.run(), Exit::SystemCall);
-    assert_eq!((guest.registers.rax, guest.registers.rbx), (5, 6));
-}
-
-program!(write_bases: "wrfsbase rdi", "wrgsbase rsi", "syscall", "rdfsbase rdi", "rdgsbase rsi", "syscall");
+program!(call: "syscall");
 
 #[test]
-fn bases_written_by_user_code_are_seen_and_kept() {
-    let name = "bases_written_by_user_code_are_seen_and_kept";
-    let Some(mut guest) = Guest::new(name, write_bases()) else { return };
-    (guest.registers.rdi, guest.registers.rsi) = (0x1234_5000, 0x6789_a000);
-    if guest.run() == (Exit::Exception { vector: 6, error_code: 0 }) {
-        eprintln!("SKIP {name}: the processor has no wrfsbase");
-        return;
-    }
-    assert_eq!((guest.registers.fs_base, guest.registers.gs_base), (0x1234_5000, 0x6789_a000));
-    let saved = guest.registers;
-    // Another thread on the same virtual CPU, then the first again.
-    guest.registers = crate::guest::start_registers();
-    (guest.registers.rdi, guest.registers.rsi) = (1, 2);
+fn segment_bases_may_be_in_the_upper_half() {
+    let Some(mut guest) = guest("segment_bases_may_be_in_the_upper_half", call()) else { return };
+    guest.registers.gs_base = 0xffff_8000_0000_0000;
     assert_eq!(guest.run(), Exit::SystemCall);
-    guest.registers = saved;
-    (guest.registers.rdi, guest.registers.rsi) = (0, 0);
-    assert_eq!(guest.run(), Exit::SystemCall);
-    assert_eq!((guest.registers.rdi, guest.registers.rsi), (0x1234_5000, 0x6789_a000));
-}
-
-program!(
-    fill_vectors:
-    "movq xmm0, rdi",
-    "movq xmm15, rsi",
-    "fldpi",
-    "syscall",
-    "movq rdi, xmm0",
-    "movq rsi, xmm15",
-    "fnstsw ax",
-    "stmxcsr [0x600000]",
-    "fnstcw [0x600008]",
-    "syscall",
-);
-
-#[test]
-fn vector_state_belongs_to_the_thread() {
-    let Some(mut guest) = Guest::new("vector_state_belongs_to_the_thread", fill_vectors()) else { return };
-    (guest.registers.rdi, guest.registers.rsi) = (0x1111_2222_3333_4444, u64::MAX);
-    assert_eq!(guest.run(), Exit::SystemCall);
-    let first = guest.registers;
-    let first_fpu = guest.vcpu.fpu().unwrap();
-
-    let initial = guest.vcpu.initial_fpu();
-    guest.vcpu.set_fpu(&initial).unwrap();
-    assert_eq!(guest.run(), Exit::SystemCall);
-    assert_eq!((guest.registers.rdi, guest.registers.rsi), (0, 0), "registers of a new program");
-    assert_eq!(guest.registers.rax & 0x3800, 0, "top of the x87 stack");
-    assert_eq!(guest.read_u64(DATA_FRAME, 0) as u32, 0x1f80, "MXCSR");
-    assert_eq!(guest.read_u64(DATA_FRAME, 8) as u16, 0x37f, "x87 control word");
-
-    guest.registers = first;
-    guest.vcpu.set_fpu(&first_fpu).unwrap();
-    assert_eq!(guest.run(), Exit::SystemCall);
-    assert_eq!((guest.registers.rdi, guest.registers.rsi), (0x1111_2222_3333_4444, u64::MAX));
-    assert_eq!(guest.registers.rax & 0x3800, 0x3800, "one value on the x87 stack");
-}
-
-program!(fill_upper: "vpcmpeqd ymm7, ymm7, ymm7", "syscall", "vmovdqu [0x600020], ymm7", "syscall");
-
-#[test]
-fn the_upper_halves_of_vectors_are_kept() {
-    let name = "the_upper_halves_of_vectors_are_kept";
-    let Some(mut guest) = Guest::new(name, fill_upper()) else { return };
-    if !std::arch::is_x86_feature_detected!("avx2") {
-        eprintln!("SKIP {name}: the processor has no AVX2");
-        return;
-    }
-    assert_eq!(guest.run(), Exit::SystemCall);
-    let state = guest.vcpu.fpu().unwrap();
-    let mut other = guest.machine.create_vcpu().unwrap();
-    other.set_fpu(&state).unwrap();
-    assert_eq!(other.run(guest.space.token(), &mut guest.registers).unwrap(), Exit::SystemCall);
-    for offset in [0x20, 0x28, 0x30, 0x38] {
-        assert_eq!(guest.read_u64(DATA_FRAME, offset), u64::MAX, "{offset:#x}");
-    }
-}
-
-#[test]
-fn state_of_another_size_is_refused() {
-    let Some(mut guest) = Guest::new("state_of_another_size_is_refused", fill_vectors()) else { return };
-    let short = calypte_platform::FpuState(vec![0; 512].into());
-    let error = guest.vcpu.set_fpu(&short).unwrap_err();
-    assert!(std::error::Error::source(&error).unwrap().to_string().contains("512 bytes of state given"), "{error}");
-}
-
-program!(read_clock: "rdtsc", "shl rdx, 32", "or rax, rdx", "syscall");
-
-#[test]
-fn the_time_stamp_counter_is_the_hosts() {
-    let Some(mut guest) = Guest::new("the_time_stamp_counter_is_the_hosts", read_clock()) else { return };
-    // SAFETY: every 64-bit x86 processor has the instruction.
-    let now = || unsafe { std::arch::x86_64::_rdtsc() };
-    let before = now();
-    assert_eq!(guest.run(), Exit::SystemCall);
-    let after = now();
-    assert!((before..=after).contains(&guest.registers.rax), "{before} ≤ {} ≤ {after}", guest.registers.rax);
+    assert_eq!(guest.registers.gs_base, 0xffff_8000_0000_0000);
 }

@@ -1,9 +1,10 @@
-//! Page-table pages are used again without bringing old translations back.
+//! Page-table pages: used again without bringing old translations back, and not without end.
 
-use calypte_kvm::Config;
-use calypte_platform::{Exit, Frame, FrameRange, Registers};
+use calypte_platform::{Access, Exit, Frame, FrameRange, PlatformError, Registers};
+use calypte_testkit::platform::guest::{DATA, PAGE, SPARE, WRITE, new_space, start_registers};
+use calypte_testkit::program;
 
-use crate::guest::{DATA, Guest, PAGE, SPARE, WRITE, new_space, program, start_registers};
+use crate::guest::guest_with_tables;
 
 program!(read: "mov rax, [rdi]", "syscall");
 
@@ -13,9 +14,8 @@ program!(read: "mov rax, [rdi]", "syscall");
 /// for it to keep all that the arena can hand out, and the test fails when the arena deletes no slots.
 #[test]
 fn recycled_tables_bring_no_translations_back() {
-    let config = Config { memory_frames_max: 2 << 20, tables_max: Some(100) };
     let name = "recycled_tables_bring_no_translations_back";
-    let Some(mut guest) = Guest::with_config(name, read(), &config) else { return };
+    let Some(mut guest) = guest_with_tables(name, read(), 2 << 20, 100) else { return };
     guest.memory.grow(2 << 20).unwrap();
     let frame_of = |round: u32| Frame(SPARE.0 + round % 29);
     for round in 0..29 {
@@ -52,4 +52,29 @@ fn recycled_tables_bring_no_translations_back() {
         assert_eq!(guest.vcpu.run(space.token(), &mut registers).unwrap(), Exit::SystemCall);
         assert_eq!(registers.rax, u64::from(round % 29));
     }
+}
+
+#[test]
+fn running_out_of_tables_changes_nothing() {
+    let name = "running_out_of_tables_changes_nothing";
+    let Some(mut guest) = guest_with_tables(name, read(), 32768, 20) else { return };
+    let frames = FrameRange { first: SPARE, count: 2 };
+    let mut failures = 0;
+    for step in 1..40_u64 {
+        // The last page of one table and the first of the next, far from everything else.
+        let address = step << 40 | ((2 << 20) - PAGE);
+        match guest.space.map(address, frames, WRITE) {
+            Ok(()) => {}
+            Err(PlatformError::OutOfTables) => {
+                failures += 1;
+                guest.registers = Registers { rdi: address, ..start_registers() };
+                assert_eq!(guest.run(), Exit::PageFault { address, access: Access::Read });
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(failures > 30, "{failures}");
+    guest.registers = Registers { rdi: DATA, ..start_registers() };
+    assert_eq!(guest.run(), Exit::SystemCall, "what was mapped still is");
+    assert!(matches!(guest.machine.create_address_space(), Err(PlatformError::OutOfTables)));
 }

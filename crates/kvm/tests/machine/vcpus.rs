@@ -1,50 +1,11 @@
-//! Several virtual CPUs at once.
+//! How many virtual CPUs there can be.
 
-use std::thread;
-
-use calypte_platform::{Exit, Registers};
-
-use crate::guest::{DATA, DATA_FRAME, Guest, program, start_registers};
-
-program!(add: "2: lock inc qword ptr [rdi]", "dec rcx", "jnz 2b", "syscall");
+use crate::guest::platform;
 
 #[test]
-fn virtual_cpus_share_memory_with_atomic_access() {
-    let Some(mut guest) = Guest::new("virtual_cpus_share_memory_with_atomic_access", add()) else { return };
-    const EACH: u64 = 1_000_000;
-    let start = Registers { rdi: DATA, rcx: EACH, ..start_registers() };
-    let (machine, token) = (guest.machine.clone(), guest.space.token());
-    let other = thread::spawn(move || {
-        let mut registers = start;
-        machine.create_vcpu().unwrap().run(token, &mut registers).unwrap()
-    });
-    guest.registers = start;
-    assert_eq!(guest.run(), Exit::SystemCall);
-    assert_eq!(other.join().unwrap(), Exit::SystemCall);
-    assert_eq!(guest.read_u64(DATA_FRAME, 0), 2 * EACH);
-}
-
-program!(fault: "mov rax, [rdi]", "ud2");
-
-#[test]
-fn each_virtual_cpu_reports_its_own_faults() {
-    let Some(guest) = Guest::new("each_virtual_cpu_reports_its_own_faults", fault()) else { return };
-    let (machine, token) = (&guest.machine, guest.space.token());
-    thread::scope(|scope| {
-        for number in 1..8_u64 {
-            scope.spawn(move || {
-                let mut vcpu = machine.create_vcpu().unwrap();
-                for round in 0..200 {
-                    let address = number << 32 | round << 12;
-                    let rsp = number << 24 | round;
-                    let mut registers = Registers { rdi: address, rsp, ..start_registers() };
-                    let exit = vcpu.run(token, &mut registers).unwrap();
-                    assert!(matches!(exit, Exit::PageFault { address: at, .. } if at == address), "{exit:x?}");
-                    assert_eq!((registers.rsp, registers.rdi), (rsp, address));
-                }
-            });
-        }
-    });
+fn a_machine_has_at_most_eight_virtual_cpus() {
+    let Some(machine) = platform().machine("a_machine_has_at_most_eight_virtual_cpus", 1) else { return };
+    let _vcpus: Vec<_> = (0..8).map(|_| machine.create_vcpu().unwrap()).collect();
     let error = machine.create_vcpu().err().expect("a ninth is one too many");
     assert!(std::error::Error::source(&error).unwrap().to_string().contains("at most 8 virtual CPUs"), "{error}");
 }

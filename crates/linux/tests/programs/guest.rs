@@ -23,16 +23,19 @@ const TMP_MIB: u32 = 64;
 pub(crate) enum Platform {
     /// `/dev/kvm`.
     Kvm,
+    /// `ptrace(2)`.
+    Ptrace,
 }
 
 impl Platform {
     /// All of them.
-    pub(crate) const ALL: &[Self] = &[Self::Kvm];
+    pub(crate) const ALL: &[Self] = &[Self::Kvm, Self::Ptrace];
 
     /// As it is printed and asked for.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
+            Self::Ptrace => "ptrace",
         }
     }
 
@@ -40,12 +43,15 @@ impl Platform {
     pub(crate) fn unavailable(self) -> Option<String> {
         match self {
             Self::Kvm => calypte_kvm::probe().err().map(|error| error.to_string()),
+            Self::Ptrace => calypte_ptrace::probe().err().map(|error| error.to_string()),
         }
     }
 
     fn create_machine(self, frames: u32) -> Arc<dyn Machine> {
         match self {
             Self::Kvm => calypte_kvm::create_machine(&calypte_kvm::Config::new(frames)).expect("a virtual machine"),
+            Self::Ptrace => calypte_ptrace::create_machine(&calypte_ptrace::Config { memory_frames_max: frames })
+                .expect("a machine"),
         }
     }
 }

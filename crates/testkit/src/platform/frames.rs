@@ -1,18 +1,16 @@
 //! The guest's frames as the monitor uses them.
 
+#![allow(missing_docs, reason = "the names of the tests say what they check")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use calypte_kvm::{Config, create_machine};
 use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE, PlatformError};
 
-use crate::guest::has_kvm;
+use super::Platform;
 
-#[test]
-fn frames_are_zero_until_written_and_after_discarding() {
-    if !has_kvm("frames_are_zero_until_written_and_after_discarding") {
-        return;
-    }
-    let memory = create_machine(&Config::new(1 << 20)).unwrap().memory();
+pub fn frames_are_zero_until_written_and_after_discarding(platform: &Platform) {
+    let Some(machine) = platform.machine("frames_are_zero_until_written_and_after_discarding", 1 << 20) else { return };
+    let memory = machine.memory();
     assert_eq!(memory.frame_count(), 0);
     memory.grow(1).unwrap();
     let first_count = memory.frame_count();
@@ -43,12 +41,9 @@ fn frames_are_zero_until_written_and_after_discarding() {
     }
 }
 
-#[test]
-fn words_are_read_and_exchanged_whole() {
-    if !has_kvm("words_are_read_and_exchanged_whole") {
-        return;
-    }
-    let memory = create_machine(&Config::new(100)).unwrap().memory();
+pub fn words_are_read_and_exchanged_whole(platform: &Platform) {
+    let Some(machine) = platform.machine("words_are_read_and_exchanged_whole", 100) else { return };
+    let memory = machine.memory();
     memory.grow(100).unwrap();
     memory.copy_in(Frame(99), 4092, &[1, 2, 3, 4]);
     assert_eq!(memory.load_u32(Frame(99), 4092), 0x0403_0201);
@@ -57,12 +52,9 @@ fn words_are_read_and_exchanged_whole() {
     assert_eq!(memory.load_u32(Frame(99), 4092), 5);
 }
 
-#[test]
-fn growth_ends_at_the_maximum() {
-    if !has_kvm("growth_ends_at_the_maximum") {
-        return;
-    }
-    let memory = create_machine(&Config::new(10_000)).unwrap().memory();
+pub fn growth_ends_at_the_maximum(platform: &Platform) {
+    let Some(machine) = platform.machine("growth_ends_at_the_maximum", 10_000) else { return };
+    let memory = machine.memory();
     memory.grow(9_999).unwrap();
     assert!(memory.frame_count() <= 10_000);
     memory.grow(10_000).unwrap();
@@ -72,12 +64,9 @@ fn growth_ends_at_the_maximum() {
     memory.copy_in(Frame(9_999), 0, &[1; PAGE_SIZE]);
 }
 
-#[test]
-fn accesses_outside_backed_frames_are_caught() {
-    if !has_kvm("accesses_outside_backed_frames_are_caught") {
-        return;
-    }
-    let memory = create_machine(&Config::new(100)).unwrap().memory();
+pub fn accesses_outside_backed_frames_are_caught(platform: &Platform) {
+    let Some(machine) = platform.machine("accesses_outside_backed_frames_are_caught", 100) else { return };
+    let memory = machine.memory();
     memory.grow(100).unwrap();
     let bad: [(&str, &dyn Fn()); 8] = [
         ("frame not backed", &|| memory.copy_in(Frame(100), 0, &[1])),

@@ -1,18 +1,20 @@
 //! Ending a run from another thread.
 
+#![allow(missing_docs, reason = "the names of the tests say what they check")]
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
 use calypte_platform::{Access, Exit, Registers};
 
-use crate::guest::{CODE, DATA, DATA_FRAME, Guest, PAGE, program, start_registers};
+use super::Platform;
+use super::guest::{CODE, DATA, DATA_FRAME, Guest, PAGE, program, start_registers};
 
 program!(spin: "2: inc qword ptr [rdi]", "jmp 2b");
 
-#[test]
-fn a_kick_ends_a_spinning_guest() {
-    let Some(mut guest) = Guest::new("a_kick_ends_a_spinning_guest", spin()) else { return };
+pub fn a_kick_ends_a_spinning_guest(platform: &Platform) {
+    let Some(mut guest) = Guest::new(platform, "a_kick_ends_a_spinning_guest", spin()) else { return };
     guest.registers.rdi = DATA;
     for _ in 0..50 {
         let (kicker, memory) = (guest.vcpu.kicker(), guest.memory.clone());
@@ -29,10 +31,9 @@ fn a_kick_ends_a_spinning_guest() {
     }
 }
 
-#[test]
-fn a_kick_before_the_run_ends_it_before_it_begins() {
+pub fn a_kick_before_the_run_ends_it_before_it_begins(platform: &Platform) {
     let name = "a_kick_before_the_run_ends_it_before_it_begins";
-    let Some(mut guest) = Guest::new(name, call_and_trap()) else { return };
+    let Some(mut guest) = Guest::new(platform, name, call_and_trap()) else { return };
     let before = guest.registers;
     guest.vcpu.kicker().kick();
     guest.vcpu.kicker().kick();
@@ -41,10 +42,9 @@ fn a_kick_before_the_run_ends_it_before_it_begins() {
     assert_eq!(guest.run(), Exit::SystemCall, "two kicks before a run end one run");
 }
 
-#[test]
-fn a_kick_is_never_lost_however_it_meets_the_run() {
+pub fn a_kick_is_never_lost_however_it_meets_the_run(platform: &Platform) {
     let name = "a_kick_is_never_lost_however_it_meets_the_run";
-    let Some(mut guest) = Guest::new(name, spin()) else { return };
+    let Some(mut guest) = Guest::new(platform, name, spin()) else { return };
     guest.registers.rdi = DATA;
     let (kicker, barrier) = (guest.vcpu.kicker(), Arc::new(Barrier::new(2)));
     const ROUNDS: u32 = 1500;
@@ -80,9 +80,8 @@ program!(
 );
 
 /// Kicks hit the stub, the handlers and the moments of delivery; no event may be lost, doubled or altered.
-#[test]
-fn kicks_disturb_no_event() {
-    let Some(mut guest) = Guest::new("kicks_disturb_no_event", call_and_trap()) else { return };
+pub fn kicks_disturb_no_event(platform: &Platform) {
+    let Some(mut guest) = Guest::new(platform, "kicks_disturb_no_event", call_and_trap()) else { return };
     guest.registers.rdi = DATA + PAGE;
     let (kicker, stop) = (guest.vcpu.kicker(), Arc::new(AtomicBool::new(false)));
     let stopped = Arc::clone(&stop);
@@ -126,9 +125,8 @@ fn kicks_disturb_no_event() {
 }
 
 /// The registers of a pre-empted thread are complete: it goes on elsewhere.
-#[test]
-fn a_preempted_thread_goes_on_where_it_was() {
-    let Some(mut guest) = Guest::new("a_preempted_thread_goes_on_where_it_was", spin()) else { return };
+pub fn a_preempted_thread_goes_on_where_it_was(platform: &Platform) {
+    let Some(mut guest) = Guest::new(platform, "a_preempted_thread_goes_on_where_it_was", spin()) else { return };
     guest.registers.rdi = DATA;
     let mut other = guest.machine.create_vcpu().unwrap();
     let kickers = [guest.vcpu.kicker(), other.kicker()];
@@ -151,10 +149,9 @@ fn a_preempted_thread_goes_on_where_it_was() {
     kicking.join().unwrap();
 }
 
-#[test]
-fn a_kick_of_a_virtual_cpu_that_is_gone_does_nothing() {
+pub fn a_kick_of_a_virtual_cpu_that_is_gone_does_nothing(platform: &Platform) {
     let name = "a_kick_of_a_virtual_cpu_that_is_gone_does_nothing";
-    let Some(guest) = Guest::new(name, spin()) else { return };
+    let Some(guest) = Guest::new(platform, name, spin()) else { return };
     let kicker = guest.vcpu.kicker();
     drop(guest);
     kicker.kick();

@@ -1,17 +1,19 @@
-//! The host's time-stamp counter, which virtual CPUs show to their guests unchanged.
+//! The host's time-stamp counter, which the virtual CPUs of every platform show to their guests unchanged.
+
+#![allow(unsafe_code)]
 
 use std::arch::x86_64::{__cpuid, _rdtsc};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use calypte_platform::Timestamp;
+use crate::Timestamp;
 
 /// Shortest time over which the counter's speed is measured: an error of 50 ns at either end is 200 millionths of it.
 const MEASURE_MIN: Duration = Duration::from_micros(500);
 
 /// Begins to measure the counter's speed; the longer before the first [`read`], the better the measurement. A process
 /// forked later goes on with the same measurement.
-pub(crate) fn start_measuring() {
+pub fn start_measuring() {
     begin();
 }
 
@@ -35,7 +37,7 @@ fn now() -> (u64, Instant) {
 }
 
 /// The counter now. `None` if it stops or changes speed with the processor's power states.
-pub(crate) fn read() -> Option<Timestamp> {
+pub fn read() -> Option<Timestamp> {
     static TICKS_PER_MS: OnceLock<Option<u64>> = OnceLock::new();
     let ticks_per_ms = (*TICKS_PER_MS.get_or_init(|| is_invariant().then(measure)))?;
     Some(Timestamp { ticks: counter(), ticks_per_ms })
