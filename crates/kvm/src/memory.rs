@@ -1,10 +1,11 @@
 //! Guest frames: consecutive guest-physical pages from [`FRAMES_BASE`] on, backed as they are needed.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE, PlatformError};
+use calypte_platform::{FILE_PARTS_MAX, Frame, FramePart, FrameRange, Memory, PAGE_SIZE, PlatformError};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
@@ -119,6 +120,23 @@ impl Memory for Frames {
         let source = self.pointer(frame, offset, buffer.len());
         // SAFETY: as in `copy_in`, the other way; the bytes copied are whatever the guest has there, and plain bytes.
         unsafe { ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) };
+    }
+
+    fn read_file(&self, file: BorrowedFd<'_>, position: u64, parts: &[FramePart]) -> std::io::Result<usize> {
+        assert!(parts.len() <= FILE_PARTS_MAX, "{} parts of one read", parts.len());
+        let vector = parts.iter().map(|part| {
+            self.check(part.frames());
+            let start = offset_of(part.frame) + part.offset as u64;
+            let iov_base = self.mapping.pointer(start, part.length).cast();
+            libc::iovec { iov_base, iov_len: part.length }
+        });
+        let vector: Vec<libc::iovec> = vector.collect();
+        let position = libc::off_t::try_from(position).map_err(|_| std::io::ErrorKind::InvalidInput)?;
+        // SAFETY: every part is inside the mapping (checked by `pointer`), which lives as long as `self` and to which no
+        // references exist; the vector has as many entries as said, at most `IOV_MAX`. The kernel writes there as the
+        // guest might.
+        let count = unsafe { libc::preadv(file.as_raw_fd(), vector.as_ptr(), vector.len() as libc::c_int, position) };
+        usize::try_from(count).map_err(|_| std::io::Error::last_os_error())
     }
 
     fn zero(&self, frames: FrameRange) {

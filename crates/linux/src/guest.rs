@@ -13,7 +13,7 @@ use crate::exec;
 use crate::file;
 use crate::frames::Frames;
 use crate::fs::walk::{Follow, Walker};
-use crate::fs::{FileSystem, FileSystemConfig, MountError};
+use crate::fs::{FileSystem, FileSystemConfig, MountError, RootMode};
 use crate::kernel::{FIRST_PID, GuestExit, Kernel, Statistics};
 use crate::mm::AddressSpaces;
 use crate::net::Network;
@@ -37,6 +37,8 @@ pub struct GuestConfig {
     pub tmp_mib: u32,
     /// Directories of the host and where the guest sees them, read-only.
     pub mounts: Vec<(String, OwnedFd)>,
+    /// Whether the tree at `/` can be changed.
+    pub root: RootMode,
     /// Host name.
     pub host_name: String,
     /// Virtual CPUs, 1 to [`VCPUS_MAX`].
@@ -160,6 +162,7 @@ impl Guest {
         let console = Console::new(waits.notifier());
         let file_config = FileSystemConfig {
             mounts: config.mounts,
+            root: config.root,
             vcpu_count: config.vcpu_count as u32,
             started: crate::fs::metadata::Time::from_ns(clock.realtime_ns()),
         };

@@ -152,6 +152,12 @@ impl Kernel {
         self.processes.get(&self.threads.get(&self.caller)?.pid)
     }
 
+    /// The frame behind a byte of a process's memory, and the offset in it. `EFAULT` if it may not be accessed so.
+    pub fn locate_byte(&mut self, pid: Pid, address: u64, is_write: bool) -> Result<(Frame, usize), Errno> {
+        let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
+        self.spaces.locate(space, &mut self.frames, address, is_write)
+    }
+
     /// A process that is known to exist.
     pub fn process_mut(&mut self, pid: Pid) -> &mut Process {
         self.processes.get_mut(&pid).expect("the caller has seen the process")

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use calypte_linux::errno::Errno;
+use calypte_linux::fs::RootMode;
 use calypte_linux::guest::{Guest, GuestConfig, GuestError, Observer, VCPUS_MAX};
 use calypte_linux::kernel::GuestExit;
 use calypte_linux::service::LoopbackService;
@@ -28,6 +29,8 @@ pub struct Program {
     pub platform: Platform,
     /// Directories of the host that the guest sees read-only: `(path in the guest, directory on the host)`, `/` first.
     pub mounts: Vec<(String, PathBuf)>,
+    /// Whether the guest can change what it sees at `/`: for itself, until it ends, within the size of `/tmp`.
+    pub is_root_writable: bool,
     /// Program and arguments; a program without `/` is looked up in `PATH` of the environment.
     pub arguments: Vec<String>,
     /// Environment variables.
@@ -139,6 +142,7 @@ pub(crate) fn load(
         memory_mib: program.memory_mib,
         tmp_mib: program.tmp_mib,
         mounts,
+        root: if program.is_root_writable { RootMode::Overlay } else { RootMode::ReadOnly },
         host_name: program.host_name.clone(),
         vcpu_count: program.vcpu_count as usize,
         services,

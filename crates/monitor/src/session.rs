@@ -174,6 +174,7 @@ impl Session {
         let mut program = Program {
             platform: start.platform,
             mounts: start.mounts,
+            is_root_writable: false,
             arguments: start.arguments,
             environment: start.environment,
             working_directory: start.working_directory,

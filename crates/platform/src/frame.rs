@@ -28,6 +28,27 @@ impl FrameRange {
     }
 }
 
+/// Most parts of one [`crate::Memory::read_file`] (`IOV_MAX`).
+pub const FILE_PARTS_MAX: usize = 1024;
+
+/// Consecutive bytes of consecutive frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FramePart {
+    /// The frame that they begin in.
+    pub frame: Frame,
+    /// Where they begin in it.
+    pub offset: usize,
+    /// How many bytes.
+    pub length: usize,
+}
+
+impl FramePart {
+    /// The frames that it touches.
+    pub fn frames(self) -> FrameRange {
+        FrameRange { first: self.frame, count: (self.offset + self.length).div_ceil(PAGE_SIZE) as u32 }
+    }
+}
+
 bitflags::bitflags! {
     /// What user code may do with a page. Empty: mapped frames stay reserved but every access faults.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,10 +21,11 @@ mod frame;
 mod registers;
 pub mod timestamp;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use exit::{Access, Exit};
-pub use frame::{Frame, FrameRange, PAGE_SIZE, Protection};
+pub use frame::{FILE_PARTS_MAX, Frame, FramePart, FrameRange, PAGE_SIZE, Protection};
 pub use registers::{FpuState, Registers};
 
 /// What an implementation could not do. None of these is caused by guest code alone.
@@ -94,6 +95,28 @@ pub trait Memory: Send + Sync {
     fn copy_in(&self, frame: Frame, offset: usize, bytes: &[u8]);
     /// Copies from a frame into `buffer`.
     fn copy_out(&self, frame: Frame, offset: usize, buffer: &mut [u8]);
+    /// Reads bytes of a file of the host, from a position of it on, into parts of frames, in their order: how many bytes
+    /// were read, fewer than there is room for only at the end of the file or as `pread(2)` may.
+    ///
+    /// At most [`FILE_PARTS_MAX`] parts. What is given here copies through a buffer; an implementation whose frames are
+    /// in its own address space reads straight into them.
+    fn read_file(&self, file: BorrowedFd<'_>, position: u64, parts: &[FramePart]) -> std::io::Result<usize> {
+        let length = parts.iter().map(|part| part.length).sum();
+        let mut buffer = vec![0; length];
+        let count = rustix::io::pread(file, &mut buffer, position)?;
+        let mut rest = &buffer[..count];
+        for part in parts {
+            let (mut frame, mut offset) = (part.frame, part.offset);
+            let (mut piece, after) = rest.split_at(rest.len().min(part.length));
+            while !piece.is_empty() {
+                let (here, next) = piece.split_at(piece.len().min(PAGE_SIZE - offset));
+                self.copy_in(frame, offset, here);
+                (frame, offset, piece) = (Frame(frame.0 + 1), 0, next);
+            }
+            rest = after;
+        }
+        Ok(count)
+    }
     /// Fills whole frames with zeros.
     fn zero(&self, frames: FrameRange);
     /// Says that frames will be used soon, so that an implementation can put host memory behind them all at once. A hint:

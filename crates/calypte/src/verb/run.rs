@@ -29,9 +29,12 @@ pub(crate) struct Arguments {
     /// Runtime whose files the program sees [default: the only one there is]
     #[arg(long, value_name = "NAME", conflicts_with = "rootfs")]
     runtime: Option<String>,
-    /// Folder whose files the program sees, read-only; / shows it this host's
+    /// Folder whose files the program sees, read-only unless --writable-root is given; / shows it this host's
     #[arg(long, value_name = "FOLDER")]
     rootfs: Option<PathBuf>,
+    /// Let the program change files outside /tmp too: for itself, until it ends, within the size of /tmp
+    #[arg(long)]
+    writable_root: bool,
     /// Memory of the microVM
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
@@ -120,6 +123,7 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     let mut described = Program {
         platform: Platform::Kvm,
         mounts: vec![("/".to_owned(), root)],
+        is_root_writable: arguments.writable_root,
         arguments: program,
         environment: Vec::new(),
         working_directory: arguments.workdir.or(image_directory).unwrap_or_else(|| "/".to_owned()),

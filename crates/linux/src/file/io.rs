@@ -198,7 +198,7 @@ fn read_tmp(inode: &TmpInode, kernel: &Kernel, offset: u64, length: usize) -> Re
     let Content::Regular(pages) = &state.content else { return Err(Errno::EINVAL) };
     let rest = usize::try_from(pages.size().saturating_sub(offset)).unwrap_or(usize::MAX);
     let mut buffer = vec![0; length.min(rest)];
-    let count = pages.read(&kernel.frames, offset, &mut buffer);
+    let count = pages.read(&kernel.frames, offset, &mut buffer)?;
     buffer.truncate(count);
     Ok(buffer)
 }

@@ -74,7 +74,7 @@ impl Mapping {
         match &self.source {
             Source::Host(file) => file.read_at(offset, buffer),
             Source::Tmp(inode) => match &inode.state().content {
-                Content::Regular(pages) => Ok(pages.read(frames, offset, buffer)),
+                Content::Regular(pages) => pages.read(frames, offset, buffer),
                 _ => Err(Errno::ENODEV),
             },
             Source::Zero => {
@@ -89,6 +89,8 @@ impl Mapping {
     pub fn shared_frame(&self, index: u64, frames: &mut Frames) -> Result<Option<Frame>, Errno> {
         let Source::Tmp(inode) = &self.source else { return Ok(None) };
         match &mut inode.state().content {
+            // Nobody writes through this mapping, so it need not cost the guest a copy in its memory.
+            Content::Regular(pages) if self.writer.is_none() && pages.unchanged().is_some() => Ok(None),
             Content::Regular(pages) if pages.has_page(index) => pages.frame(frames, index).map(Some),
             Content::Regular(_) => Err(Errno::ENXIO),
             _ => Err(Errno::ENODEV),

@@ -41,7 +41,7 @@ use crate::fs::fixed::Device;
 use crate::fs::host::HostFile;
 use crate::fs::listing::Entry;
 use crate::fs::metadata::{Metadata, device_number};
-use crate::fs::tmp::TmpInode;
+use crate::fs::tmp::{Content, TmpInode};
 use crate::kernel::Kernel;
 use crate::net::Socket;
 use crate::notifier::Beacon;
@@ -269,6 +269,18 @@ impl OpenFile {
     /// Whether it is only a name (`O_PATH`): most calls refuse it with `EBADF`.
     pub fn is_path_only(&self) -> bool {
         matches!(self.body, Body::Path)
+    }
+
+    /// The file of the host whose bytes it has, if it is one, or is one that nobody has changed in an overlay.
+    pub fn host_file(&self) -> Option<Result<Arc<HostFile>, Errno>> {
+        match &self.body {
+            Body::Host(file) => Some(Ok(file.clone())),
+            Body::Tmp(inode) => match &inode.state().content {
+                Content::Regular(pages) => pages.unchanged(),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// The socket, `ENOTSOCK` if it is none.

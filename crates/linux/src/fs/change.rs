@@ -27,7 +27,7 @@ pub fn writable_directory(kernel: &Kernel, pid: Pid, directory: &Location) -> Re
 }
 
 /// In a sticky directory only the owner of a file, or of the directory, takes its name away.
-fn check_sticky(kernel: &Kernel, pid: Pid, directory: &TmpInode, name: &[u8]) -> Result<(), Errno> {
+fn check_sticky(kernel: &Kernel, pid: Pid, directory: &Arc<TmpInode>, name: &[u8]) -> Result<(), Errno> {
     let directory_metadata = directory.metadata();
     let uid = Walker::new(kernel, pid)?.credentials().uid_file;
     if uid == 0 || directory_metadata.mode & libc::S_ISVTX == 0 || directory_metadata.uid == uid {
@@ -238,6 +238,7 @@ pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, p
     }
     check_linkable(kernel, pid, inode)?;
     let parent = writable_directory(kernel, pid, &directory)?;
+    inode.pin()?;
     if !inode.state().may_be_linked() {
         return Err(Errno::ENOENT);
     }
@@ -260,7 +261,10 @@ fn check_linkable(kernel: &Kernel, pid: Pid, inode: &TmpInode) -> Result<(), Err
 /// A file whose metadata a process wants to change; `EROFS` outside guest memory.
 fn changeable(location: &Location) -> Result<&Arc<TmpInode>, Errno> {
     match &location.node {
-        Node::Tmp(inode) => Ok(inode),
+        Node::Tmp(inode) => {
+            inode.pin()?;
+            Ok(inode)
+        }
         Node::Open(file) => match &file.location {
             Some(location) if !matches!(location.node, Node::Open(_)) => changeable(location),
             _ => Err(Errno::EPERM),

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use calypte_platform::{FramePart, Memory};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
@@ -18,6 +19,8 @@ use crate::fs::metadata::{Metadata, Time, device_number};
 
 /// Most directories of the host that stay open only because they were used before.
 const DIRECTORIES_CACHED_MAX: usize = 256;
+/// Most files of the host that stay open only because they were read before.
+const FILES_CACHED_MAX: usize = 64;
 /// Most different host file systems told apart in one guest.
 const DEVICES_MAX: usize = 4096;
 /// The minor number of the first host file system; our own come before.
@@ -67,6 +70,8 @@ pub struct HostTrees {
     last_directory: AtomicU64,
     directories: Mutex<DirectoryCache>,
     devices: Mutex<Vec<u64>>,
+    /// Files that are open because they were read by name lately, by device and number.
+    files: Mutex<HashMap<(u64, u64), Arc<HostFile>>>,
 }
 
 impl HostTrees {
@@ -82,6 +87,27 @@ impl HostTrees {
             metadata: self.metadata(&stat)?,
             directory: Some(Directory { id: self.new_id(), fd }),
         }))
+    }
+
+    /// A regular file, opened or still open.
+    pub fn file(&self, entry: &HostEntry) -> Result<Arc<HostFile>, Errno> {
+        let key = (entry.metadata.device, entry.metadata.inode);
+        let mut files = self.files.lock();
+        if let Some(file) = files.get(&key) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(entry.open()?);
+        if files.len() >= FILES_CACHED_MAX {
+            files.clear();
+        }
+        files.insert(key, file.clone());
+        Ok(file)
+    }
+
+    /// A number for a file that is unique among all host file systems of the guest.
+    pub fn unique_number(&self, metadata: &Metadata) -> u64 {
+        let device = u64::from(libc::minor(metadata.device)) - u64::from(DEVICE_MINOR_FIRST);
+        metadata.inode ^ device << 48
     }
 
     fn new_id(&self) -> u64 {
@@ -293,6 +319,19 @@ impl HostFile {
             }
         }
         Ok(done)
+    }
+
+    /// Reads straight into frames; short at the end of the file, or where the host's `pread` is.
+    pub fn read_into(&self, memory: &dyn Memory, offset: u64, parts: &[FramePart]) -> Result<usize, Errno> {
+        loop {
+            match memory.read_file(self.fd.as_fd(), offset, parts) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Ok(count) => return Ok(count),
+                Err(error) => {
+                    return Err(error.raw_os_error().map_or(Errno::EIO, |errno| Errno(errno.unsigned_abs() as u16)));
+                }
+            }
+        }
     }
 
     /// Its present metadata.

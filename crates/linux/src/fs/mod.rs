@@ -14,6 +14,7 @@ pub mod listing;
 pub mod metadata;
 pub mod node;
 pub mod open;
+pub mod overlay;
 pub mod pages;
 pub mod proc;
 pub mod seal;
@@ -49,6 +50,9 @@ const SCRATCH_INODES_MAX: u64 = 4096;
 
 const TMP_DEVICE_MINOR: u32 = 20;
 const SHM_DEVICE_MINOR: u32 = 21;
+const OVERLAY_DEVICE_MINOR: u32 = 22;
+/// Most files that can be made or changed in an overlay of the root.
+pub const OVERLAY_INODES_MAX: u64 = 65_536;
 const SCRATCH_DEVICE_MINOR: u32 = 1;
 
 /// What the tree consists of.
@@ -57,10 +61,23 @@ pub struct FileSystemConfig {
     /// Directories of the host and where the guest sees them, for example `/` and `/var/task`. The root may be left out;
     /// places that do not exist below are made.
     pub mounts: Vec<(String, OwnedFd)>,
+    /// Whether the root can be changed.
+    pub root: RootMode,
     /// Virtual CPUs, as `/sys` shows them.
     pub vcpu_count: u32,
     /// The time that files have which exist from the start.
     pub started: Time,
+}
+
+/// Whether the tree that is mounted at `/` can be changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RootMode {
+    /// It is read-only.
+    #[default]
+    ReadOnly,
+    /// The guest sees its own changes, which are kept in its memory and count against the size of `/tmp`; the host's files
+    /// stay as they are.
+    Overlay,
 }
 
 /// Why a tree could not be put together.
@@ -85,7 +102,7 @@ pub enum MountError {
 /// The tree of one guest.
 #[derive(Debug)]
 pub struct FileSystem {
-    hosts: HostTrees,
+    hosts: Arc<HostTrees>,
     junctions: Vec<Junction>,
     scratch: Arc<TmpFileSystem>,
     buffers: Buffers,
@@ -116,6 +133,7 @@ pub struct Mount {
 }
 
 const HOST_MOUNT: Mount = Mount { kind: "ext4", options: "ro,nosuid,nodev,relatime" };
+const OVERLAY_MOUNT: Mount = Mount { kind: "overlay", options: "rw,nosuid,nodev,relatime" };
 const TMP_MOUNT: Mount = Mount { kind: "tmpfs", options: "rw,nosuid,nodev,relatime" };
 const DEV_MOUNT: Mount = Mount { kind: "devtmpfs", options: "ro,nosuid,noexec" };
 const PROC_MOUNT: Mount = Mount { kind: "proc", options: "rw,nosuid,nodev,noexec,relatime" };
@@ -135,7 +153,7 @@ impl FileSystem {
         };
         let scratch_device = device_number(0, SCRATCH_DEVICE_MINOR);
         let mut tree = Self {
-            hosts: HostTrees::default(),
+            hosts: Arc::default(),
             junctions: vec![root],
             scratch: TmpFileSystem::new(scratch_device, Charge::Memory, SCRATCH_INODES_MAX, frames),
             buffers: Buffers::default(),
@@ -148,8 +166,17 @@ impl FileSystem {
         let mut mounts = config.mounts;
         mounts.sort_by_key(|(path, _)| path.matches('/').count() + usize::from(path.len() > 1));
         for (path, fd) in mounts {
-            let host = tree.hosts.root(fd).map_err(|errno| MountError::Host { path: path.clone(), errno })?;
-            tree.mount(&path, Node::Host(host), HOST_MOUNT, &empty)?;
+            let refused = |errno| MountError::Host { path: path.clone(), errno };
+            let host = tree.hosts.root(fd).map_err(refused)?;
+            let is_root = path.bytes().all(|byte| byte == b'/');
+            if is_root && config.root == RootMode::Overlay {
+                let device = device_number(0, OVERLAY_DEVICE_MINOR);
+                let trees = tree.hosts.clone();
+                let root = TmpFileSystem::over(device, OVERLAY_INODES_MAX, (trees, host), frames).map_err(refused)?;
+                tree.mount(&path, Node::Tmp(root), OVERLAY_MOUNT, &empty)?;
+            } else {
+                tree.mount(&path, Node::Host(host), HOST_MOUNT, &empty)?;
+            }
         }
         let tmp = tree.new_tmp(TMP_DEVICE_MINOR, Charge::Tmp, TMP_INODES_MAX, frames);
         let shm = tree.new_tmp(SHM_DEVICE_MINOR, Charge::Memory, SHM_INODES_MAX, frames);
@@ -188,11 +215,12 @@ impl FileSystem {
 
     fn add_junction(&mut self, parent: usize, name: &[u8], empty: &Arc<Fixed>) -> usize {
         let below = match &self.junctions[parent].node {
-            Node::Host(host) => self.hosts.lookup(host, name).ok().flatten(),
+            Node::Host(host) => self.hosts.lookup(host, name).ok().flatten().map(Node::Host),
+            Node::Tmp(inode) => inode.lookup(name).ok().flatten().map(Node::Tmp),
             _ => None,
         };
         let node = match below {
-            Some(entry) if entry.known_metadata().is_directory() => Node::Host(entry),
+            Some(node) if Location::from(node.clone()).is_directory() => node,
             _ => Node::Fixed(FixedPlace::root(empty.clone())),
         };
         let index = self.junctions.len();

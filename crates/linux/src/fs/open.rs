@@ -221,6 +221,9 @@ fn body(kernel: &mut Kernel, pid: Pid, location: &Location, metadata: &Metadata,
 fn open_tmp(kernel: &mut Kernel, inode: &Arc<TmpInode>, how: OpenHow) -> Result<Body, Errno> {
     let access = how.access()?;
     let now = Time::from_ns(kernel.clock.realtime_ns());
+    if access & WRITABLE != 0 || how.has(libc::O_TRUNC) {
+        inode.pin()?;
+    }
     let mut state = inode.state();
     match &mut state.content {
         Content::Regular(pages) => {

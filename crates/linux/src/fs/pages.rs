@@ -1,11 +1,13 @@
 //! The bytes of a regular file in memory: frames by page number, holes where nothing was written.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use calypte_platform::{Frame, PAGE_SIZE};
 
 use crate::errno::Errno;
 use crate::frames::{Charge, DroppedFrames, Frames};
+use crate::fs::host::{HostEntry, HostFile, HostTrees};
 
 /// Longest file, holes included.
 pub const FILE_BYTES_MAX: u64 = 1 << 40;
@@ -19,6 +21,33 @@ pub struct Pages {
     frames: BTreeMap<u64, Frame>,
     charge: Charge,
     dropped: DroppedFrames,
+    /// What holes show that nothing was written to yet.
+    below: Option<Below>,
+}
+
+/// A file of the host of which a file in memory is a changed copy: pages are copied when they are first written.
+#[derive(Debug)]
+pub struct Below {
+    trees: Arc<HostTrees>,
+    entry: Arc<HostEntry>,
+    /// Bytes of it that still show.
+    length: u64,
+}
+
+impl Below {
+    /// All of a regular file.
+    pub fn new(trees: Arc<HostTrees>, entry: Arc<HostEntry>) -> Self {
+        let length = entry.known_metadata().size;
+        Self { trees, entry, length }
+    }
+
+    /// Bytes at an offset; zeros where it shows nothing.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        let shown = usize::try_from(self.length.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        let read = if shown > 0 { self.trees.file(&self.entry)?.read_at(offset, &mut buffer[..shown])? } else { 0 };
+        buffer[read..].fill(0);
+        Ok(())
+    }
 }
 
 impl Drop for Pages {
@@ -30,7 +59,27 @@ impl Drop for Pages {
 impl Pages {
     /// An empty file.
     pub fn new(charge: Charge, dropped: DroppedFrames) -> Self {
-        Self { size: 0, frames: BTreeMap::new(), charge, dropped }
+        Self { size: 0, frames: BTreeMap::new(), charge, dropped, below: None }
+    }
+
+    /// The content of a file of the host.
+    pub fn over(below: Below, charge: Charge, dropped: DroppedFrames) -> Self {
+        Self { size: below.length, frames: BTreeMap::new(), charge, dropped, below: Some(below) }
+    }
+
+    /// The file of the host that this one still is, if nothing was changed.
+    pub fn unchanged(&self) -> Option<Result<Arc<HostFile>, Errno>> {
+        let below = self.below.as_ref()?;
+        let is_whole = self.size == below.length && below.length == below.entry.known_metadata().size;
+        if !is_whole || !self.frames.is_empty() {
+            return None;
+        }
+        Some(below.trees.file(&below.entry))
+    }
+
+    /// How many pages the file below shows.
+    fn pages_below(&self) -> u64 {
+        self.below.as_ref().map_or(0, |below| below.length.div_ceil(PAGE))
     }
 
     /// Length in bytes.
@@ -38,13 +87,14 @@ impl Pages {
         self.size
     }
 
-    /// Pages that have a frame.
+    /// Pages that take space: those that have a frame, and those of the file below.
     pub fn count(&self) -> u64 {
-        self.frames.len() as u64
+        let below = self.pages_below();
+        below + self.frames.range(below..).count() as u64
     }
 
     /// Reads at an offset; short only at the end of the file.
-    pub fn read(&self, frames: &Frames, offset: u64, buffer: &mut [u8]) -> usize {
+    pub fn read(&self, frames: &Frames, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         let length = buffer.len().min(usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         let mut done = 0;
         while done < length {
@@ -54,11 +104,14 @@ impl Pages {
             let target = &mut buffer[done..done + part];
             match self.frames.get(&(at / PAGE)) {
                 Some(frame) => frames.memory().copy_out(*frame, within, target),
-                None => target.fill(0),
+                None => match &self.below {
+                    Some(below) => below.read(at, target)?,
+                    None => target.fill(0),
+                },
             }
             done += part;
         }
-        length
+        Ok(length)
     }
 
     /// Writes at an offset, as many bytes as there is room for; an error if there is none for any.
@@ -92,6 +145,16 @@ impl Pages {
             return Ok(*frame);
         }
         let frame = frames.allocate(self.charge)?;
+        if page < self.pages_below()
+            && let Some(below) = &self.below
+        {
+            let mut content = [0; PAGE_SIZE];
+            if let Err(errno) = below.read(page * PAGE, &mut content) {
+                frames.release(frame);
+                return Err(errno);
+            }
+            frames.memory().copy_in(frame, 0, &content);
+        }
         self.frames.insert(page, frame);
         Ok(frame)
     }
@@ -112,26 +175,42 @@ impl Pages {
             }
             self.zero_within_page(frames, size, size.next_multiple_of(PAGE));
         }
+        if let Some(below) = &mut self.below {
+            below.length = below.length.min(size);
+        }
         self.size = size;
         Ok(())
     }
 
     /// Makes a range read as zeros and frees its whole pages.
-    pub fn punch_hole(&mut self, frames: &mut Frames, offset: u64, length: u64) {
+    pub fn punch_hole(&mut self, frames: &mut Frames, offset: u64, length: u64) -> Result<(), Errno> {
         let end = offset.saturating_add(length);
+        self.cover(frames, offset, end)?;
         let (first_whole, end_whole) = (offset.div_ceil(PAGE), end / PAGE);
         if first_whole > end_whole {
             self.zero_within_page(frames, offset, end);
-            return;
+            return Ok(());
         }
         self.zero_within_page(frames, offset, first_whole * PAGE);
         self.zero_within_page(frames, end_whole * PAGE, end);
+        let first_whole = first_whole.max(self.pages_below());
+        let end_whole = end_whole.max(first_whole);
         let pages: Vec<u64> = self.frames.range(first_whole..end_whole).map(|(page, _)| *page).collect();
         for page in pages {
             if let Some(frame) = self.frames.remove(&page) {
                 frames.release(frame);
             }
         }
+        Ok(())
+    }
+
+    /// Puts frames over the pages of the file below in a range that is to read as zeros, and zeroes them.
+    fn cover(&mut self, frames: &mut Frames, offset: u64, end: u64) -> Result<(), Errno> {
+        for page in offset / PAGE..end.div_ceil(PAGE).min(self.pages_below()) {
+            self.frame(frames, page)?;
+            self.zero_within_page(frames, offset.max(page * PAGE), end.min((page + 1) * PAGE));
+        }
+        Ok(())
     }
 
     /// Allocates every page of a range; `size` grows unless it is to be kept.
@@ -157,12 +236,16 @@ impl Pages {
         if offset >= self.size {
             return None;
         }
+        let below = self.below.as_ref().map_or(0, |below| below.length);
         if is_data_wanted {
+            if offset < below {
+                return Some(offset);
+            }
             let (page, _) = self.frames.range(offset / PAGE..).next()?;
             let found = offset.max(page * PAGE);
             return (found < self.size).then_some(found);
         }
-        let mut page = offset / PAGE;
+        let mut page = (offset / PAGE).max(self.pages_below());
         while self.frames.contains_key(&page) {
             page += 1;
         }

@@ -2,7 +2,7 @@
 //! memory, so shared mappings are coherent, and they count against a limit of their own.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -11,9 +11,11 @@ use crate::credentials::Credentials;
 use crate::errno::Errno;
 use crate::file::pipe::Pipe;
 use crate::frames::{Charge, DroppedFrames, Frames};
+use crate::fs::host::{HostEntry, HostTrees};
 use crate::fs::listing::{ENTRIES_MAX, Entry, entry_kind};
 use crate::fs::metadata::{Metadata, Time, check_mode};
-use crate::fs::pages::Pages;
+use crate::fs::overlay::Below;
+use crate::fs::pages::{self, Pages};
 use crate::fs::seal::Seals;
 use crate::fs::xattr::Attributes;
 use crate::net::Socket;
@@ -23,6 +25,8 @@ pub const LINK_BYTES_MAX: usize = 4095;
 
 /// Most bytes of the targets of all symbolic links of a file system: they are on the monitor's heap.
 pub const LINKS_BYTES_MAX: u64 = 4 << 20;
+/// Numbers of files made in an overlay begin above those of the host's files.
+const OVERLAY_INODE_FIRST: u64 = 1 << 62;
 /// Most names of a file system, for each file that it may have.
 const NAMES_PER_INODE_MAX: u64 = 2;
 
@@ -37,6 +41,8 @@ pub struct TmpFileSystem {
     names: AtomicU64,
     link_bytes: AtomicU64,
     dropped: DroppedFrames,
+    /// The trees that directories and files of an overlay come from.
+    pub(super) trees: Option<Arc<HostTrees>>,
 }
 
 /// What a new file belongs to.
@@ -58,6 +64,10 @@ pub struct TmpInode {
     state: Mutex<State>,
     /// Shared by every shared mapping that may write.
     writers: Arc<()>,
+    /// Whether it counts among the files of its file system.
+    is_counted: AtomicBool,
+    /// Of an overlay, what nobody has changed yet: the directory it was looked up in, and its name there.
+    pub(super) origin: Mutex<Option<(Arc<TmpInode>, Vec<u8>)>>,
 }
 
 /// What can change about a file.
@@ -114,10 +124,12 @@ impl Content {
 /// The names of a directory.
 #[derive(Debug, Default)]
 pub struct Directory {
-    entries: BTreeMap<Vec<u8>, Arc<TmpInode>>,
+    pub(super) entries: BTreeMap<Vec<u8>, Arc<TmpInode>>,
+    /// Of an overlay: the directory whose names show through.
+    pub(super) below: Option<Below>,
     /// The directory that this one is in, and its name there; nothing for the root and once removed.
-    parent: Option<(Weak<TmpInode>, Vec<u8>)>,
-    is_removed: bool,
+    pub(super) parent: Option<(Weak<TmpInode>, Vec<u8>)>,
+    pub(super) is_removed: bool,
 }
 
 impl TmpFileSystem {
@@ -132,7 +144,60 @@ impl TmpFileSystem {
             names: AtomicU64::new(0),
             link_bytes: AtomicU64::new(0),
             dropped: frames.dropped().clone(),
+            trees: None,
         })
+    }
+
+    /// A file system whose content is that of a tree of the host until it is changed, and its root.
+    pub fn over(
+        device: u64,
+        inodes_max: u64,
+        (trees, root): (Arc<HostTrees>, Arc<HostEntry>),
+        frames: &Frames,
+    ) -> Result<Arc<TmpInode>, Errno> {
+        let fs = Arc::new(Self {
+            device,
+            charge: Charge::Tmp,
+            inodes_max,
+            inodes: AtomicU64::new(0),
+            last_inode: AtomicU64::new(OVERLAY_INODE_FIRST),
+            names: AtomicU64::new(0),
+            link_bytes: AtomicU64::new(0),
+            dropped: frames.dropped().clone(),
+            trees: Some(trees),
+        });
+        fs.shown(&root)
+    }
+
+    /// Whether it shows a tree of the host.
+    pub fn is_overlay(&self) -> bool {
+        self.trees.is_some()
+    }
+
+    /// Pages of files of this file system.
+    pub(super) fn pages_over(&self, below: pages::Below) -> Pages {
+        Pages::over(below, self.charge, self.dropped.clone())
+    }
+
+    /// A file that exists anyway: it counts when it is first changed.
+    pub(super) fn uncounted(self: &Arc<Self>, number: u64, state: State) -> Arc<TmpInode> {
+        self.link_bytes.fetch_add(state.content.link_bytes(), Ordering::Relaxed);
+        Arc::new(TmpInode {
+            fs: self.clone(),
+            number,
+            state: Mutex::new(state),
+            writers: Arc::default(),
+            is_counted: AtomicBool::new(false),
+            origin: Mutex::default(),
+        })
+    }
+
+    pub(super) fn add_names(&self, count: u64) {
+        self.names.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_room_for_name(&self) -> bool {
+        self.names.load(Ordering::Relaxed) < self.inodes_max * NAMES_PER_INODE_MAX
     }
 
     /// A file without a name. `ENOSPC` when there are too many.
@@ -161,7 +226,14 @@ impl TmpFileSystem {
             is_unnamed: false,
         };
         let number = self.last_inode.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Arc::new(TmpInode { fs: self.clone(), number, state: Mutex::new(state), writers: Arc::default() }))
+        Ok(Arc::new(TmpInode {
+            fs: self.clone(),
+            number,
+            state: Mutex::new(state),
+            writers: Arc::default(),
+            is_counted: AtomicBool::new(true),
+            origin: Mutex::default(),
+        }))
     }
 
     /// A regular file without a name.
@@ -215,7 +287,9 @@ impl State {
 
 impl Drop for TmpInode {
     fn drop(&mut self) {
-        self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        if *self.is_counted.get_mut() {
+            self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
+        }
         self.fs.link_bytes.fetch_sub(self.state.get_mut().content.link_bytes(), Ordering::Relaxed);
         // Directories may be nested deeper than the stack is long.
         let mut pending = self.state.get_mut().take_entries();
@@ -231,6 +305,19 @@ impl TmpInode {
     /// The file system it is on.
     pub fn file_system(&self) -> &Arc<TmpFileSystem> {
         &self.fs
+    }
+
+    /// Counts it among the files of its file system, if it does not yet. `ENOSPC` when there are too many.
+    pub(super) fn count(&self) -> Result<(), Errno> {
+        if self.is_counted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.fs.inodes.load(Ordering::Relaxed) >= self.fs.inodes_max {
+            return Err(Errno::ENOSPC);
+        }
+        self.fs.inodes.fetch_add(1, Ordering::Relaxed);
+        self.is_counted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Its number.
@@ -290,7 +377,7 @@ impl TmpInode {
     }
 
     /// Works on the names of a directory. `ENOTDIR` for anything else.
-    fn with_directory<T>(&self, work: impl FnOnce(&mut Directory) -> T) -> Result<T, Errno> {
+    pub(super) fn with_directory<T>(&self, work: impl FnOnce(&mut Directory) -> T) -> Result<T, Errno> {
         match &mut self.state().content {
             Content::Directory(directory) => Ok(work(directory)),
             _ => Err(Errno::ENOTDIR),
@@ -298,18 +385,24 @@ impl TmpInode {
     }
 
     /// Looks a name up.
-    pub fn lookup(&self, name: &[u8]) -> Result<Option<Arc<TmpInode>>, Errno> {
-        self.with_directory(|directory| directory.entries.get(name).cloned())
+    pub fn lookup(self: &Arc<Self>, name: &[u8]) -> Result<Option<Arc<TmpInode>>, Errno> {
+        match self.with_directory(|directory| directory.entries.get(name).cloned())? {
+            Some(child) => Ok(Some(child)),
+            None => self.lookup_below(name),
+        }
     }
 
     /// The directory that this directory is in, and its name there; `None` for the root and once removed.
     pub fn parent(&self) -> Option<(Arc<TmpInode>, Vec<u8>)> {
+        if let Some((directory, name)) = &*self.origin.lock() {
+            return Some((directory.clone(), name.clone()));
+        }
         let parent = self.with_directory(|directory| directory.parent.clone()).ok().flatten();
         parent.and_then(|(directory, name)| Some((directory.upgrade()?, name)))
     }
 
     /// Everything in a directory.
-    pub fn list(&self) -> Result<Vec<Entry>, Errno> {
+    pub fn list(self: &Arc<Self>) -> Result<Vec<Entry>, Errno> {
         let children: Vec<(Vec<u8>, Arc<TmpInode>)> = self.with_directory(|directory| {
             directory.entries.iter().map(|(name, child)| (name.clone(), child.clone())).collect()
         })?;
@@ -318,11 +411,18 @@ impl TmpInode {
             kind: entry_kind(child.state().mode),
             name,
         };
-        Ok(children.into_iter().map(entry).collect())
+        let mut entries: Vec<Entry> = children.into_iter().map(entry).collect();
+        self.list_below(&mut entries)?;
+        Ok(entries)
     }
 
     /// Gives a file a (further) name in this directory. `EEXIST` if the name is taken.
     pub fn insert(self: &Arc<Self>, name: &[u8], child: &Arc<TmpInode>, now: Time) -> Result<(), Errno> {
+        self.pin()?;
+        if self.lookup_below(name)?.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        child.count()?;
         self.with_directory(|directory| {
             if directory.is_removed {
                 return Err(Errno::ENOENT);
@@ -358,9 +458,15 @@ impl TmpInode {
     }
 
     /// Takes a name away from this directory and gives the file that had it.
-    fn take(&self, name: &[u8], now: Time) -> Result<Arc<TmpInode>, Errno> {
-        let child = self.with_directory(|directory| directory.entries.remove(name))?.ok_or(Errno::ENOENT)?;
-        self.fs.names.fetch_sub(1, Ordering::Relaxed);
+    fn take(self: &Arc<Self>, name: &[u8], now: Time) -> Result<Arc<TmpInode>, Errno> {
+        let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        self.pin()?;
+        self.hide_below(name)?;
+        if self.with_directory(|directory| directory.entries.remove(name))?.is_some() {
+            self.fs.names.fetch_sub(1, Ordering::Relaxed);
+        }
+        let origin = child.origin.lock().take();
+        drop(origin);
         let is_directory = {
             let mut state = child.state();
             state.changed = now;
@@ -370,7 +476,7 @@ impl TmpInode {
                     true
                 }
                 _ => {
-                    state.links -= 1;
+                    state.links = state.links.saturating_sub(1);
                     false
                 }
             }
@@ -387,7 +493,7 @@ impl TmpInode {
     }
 
     /// `unlink(2)`.
-    pub fn unlink(&self, name: &[u8], now: Time) -> Result<(), Errno> {
+    pub fn unlink(self: &Arc<Self>, name: &[u8], now: Time) -> Result<(), Errno> {
         let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
         if child.is_directory() {
             return Err(Errno::EISDIR);
@@ -396,8 +502,11 @@ impl TmpInode {
     }
 
     /// `rmdir(2)`.
-    pub fn remove_directory(&self, name: &[u8], now: Time) -> Result<(), Errno> {
+    pub fn remove_directory(self: &Arc<Self>, name: &[u8], now: Time) -> Result<(), Errno> {
         let child = self.lookup(name)?.ok_or(Errno::ENOENT)?;
+        if child.shows_names_below()? {
+            return Err(Errno::ENOTEMPTY);
+        }
         child.with_directory(|directory| {
             if !directory.entries.is_empty() {
                 return Err(Errno::ENOTEMPTY);

@@ -269,7 +269,9 @@ fn fallocate(call: &mut Call<'_>) -> SysResult {
     match mode {
         0 => pages.reserve(frames, offset, size, false)?,
         libc::FALLOC_FL_KEEP_SIZE => pages.reserve(frames, offset, size, true)?,
-        _ if mode == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => pages.punch_hole(frames, offset, size),
+        _ if mode == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => {
+            pages.punch_hole(frames, offset, size)?;
+        }
         _ => return Err(Errno::EOPNOTSUPP.into()),
     }
     state.modified = now;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile};
+use crate::fs::host::HostFile;
 use crate::limits::{Resource, UNLIMITED};
-use crate::outcome::{Stop, SysResult};
+use crate::outcome::{Stop, SysResult, Wait};
 use crate::sys::access::count;
 use crate::sys::entry;
 use crate::sys::vector::{BYTES_MAX, Vector};
@@ -15,6 +16,9 @@ use crate::table::SystemCall;
 /// Most bytes that one call moves to or from a regular file, in pieces of [`BYTES_MAX`]: programs expect those to be
 /// whole.
 const REGULAR_BYTES_MAX: usize = 32 * BYTES_MAX;
+
+/// Most bytes that are read from a file of the host while the kernel is locked.
+const HOST_STEP_BYTES: usize = 1024 * 1024;
 
 /// Bits of `preadv2(2)` that change nothing here, or that Linux lets file systems ignore.
 const FLAGS_IGNORED: i32 = libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC;
@@ -55,6 +59,9 @@ fn read_into(
     position: Option<u64>,
     is_nonblocking: bool,
 ) -> SysResult {
+    if let Some(host) = file.host_file() {
+        return read_host(call, file, &*host?, vector, position);
+    }
     let mut done = 0;
     loop {
         let piece = (vector.length() - done).min(BYTES_MAX);
@@ -70,6 +77,43 @@ fn read_into(
             return count(done);
         }
     }
+}
+
+/// Reads a file of the host straight into the guest's memory. After each [`HOST_STEP_BYTES`] the kernel is left to others:
+/// the disk may be slow.
+fn read_host(
+    call: &mut Call<'_>,
+    file: &Arc<OpenFile>,
+    host: &HostFile,
+    vector: &Vector,
+    position: Option<u64>,
+) -> SysResult {
+    if !file.is_readable() {
+        return Err(Errno::EBADF.into());
+    }
+    let done = call.progress().min(vector.length());
+    if done > 0 && call.is_interrupted() {
+        return count(done);
+    }
+    let wanted = (vector.length() - done).min(HOST_STEP_BYTES);
+    let start = position.map_or_else(|| file.offset(), |position| position + done as u64);
+    let result = vector.frames(call, done, wanted).and_then(|parts| {
+        let room: usize = parts.iter().map(|part| part.length).sum();
+        host.read_into(call.kernel.frames.memory(), start, &parts).map(|read| (read, read == room))
+    });
+    let (read, is_more) = match result {
+        Ok(read) => read,
+        Err(_) if done > 0 => return count(done),
+        Err(errno) => return Err(errno.into()),
+    };
+    if position.is_none() {
+        file.set_offset(start + read as u64);
+    }
+    let done = done + read;
+    if done == vector.length() || !is_more || read == 0 {
+        return count(done);
+    }
+    Err(call.block_with_progress(Wait { keys: Vec::new(), deadline_ns: Some(0) }, done))
 }
 
 /// How a write is done.

@@ -158,6 +158,7 @@ struct Statfs {
 const _: () = assert!(size_of::<Statfs>() == 120);
 
 const MAGIC_TMPFS: u64 = 0x0102_1994;
+const MAGIC_OVERLAY: u64 = 0x794c_7630;
 const MAGIC_PROC: u64 = 0x9fa0;
 const MAGIC_SYSFS: u64 = 0x6265_6572;
 const MAGIC_EXT4: u64 = 0xef53;
@@ -257,7 +258,7 @@ fn statfs_of(call: &Call<'_>, location: &Location) -> Result<Statfs, Errno> {
             let (files, files_max) = fs.inode_counts();
             let free = limit.saturating_sub(used);
             Statfs {
-                kind: MAGIC_TMPFS,
+                kind: if fs.is_overlay() { MAGIC_OVERLAY } else { MAGIC_TMPFS },
                 blocks: limit,
                 blocks_free: free,
                 blocks_available: free,

@@ -1,5 +1,6 @@
 //! Buffers scattered over guest memory: the `iovec` arrays of `readv(2)` and its relatives.
 
+use calypte_platform::{FILE_PARTS_MAX, FramePart, PAGE_SIZE};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::call::Call;
@@ -96,6 +97,36 @@ impl Vector {
         Ok(bytes)
     }
 
+    /// The frames behind up to `length` bytes of the buffer, beginning `skip` bytes into it, made ready to be written:
+    /// fewer where some cannot be, an error if that is so for the first. At most [`FILE_PARTS_MAX`] parts.
+    pub fn frames(&self, call: &mut Call<'_>, skip: usize, length: usize) -> Result<Vec<FramePart>, Errno> {
+        let (mut skip, mut rest) = (skip, length.min(self.length - skip));
+        let mut found: Vec<FramePart> = Vec::new();
+        for part in &self.parts {
+            let part_length = part.length as usize;
+            if skip >= part_length {
+                skip -= part_length;
+                continue;
+            }
+            while skip < part_length && rest > 0 {
+                let at = part.address.checked_add(skip as u64).ok_or(Errno::EFAULT)?;
+                let (frame, offset) = match call.kernel.locate_byte(call.pid, at, true) {
+                    Ok(place) => place,
+                    Err(errno) if found.is_empty() => return Err(errno),
+                    Err(_) => return Ok(found),
+                };
+                let length = (PAGE_SIZE - offset).min(part_length - skip).min(rest);
+                if !extend(&mut found, FramePart { frame, offset, length }) {
+                    return Ok(found);
+                }
+                skip += length;
+                rest -= length;
+            }
+            skip = 0;
+        }
+        Ok(found)
+    }
+
     /// Copies bytes to the guest, beginning `skip` bytes into the buffer; at most as many as fit are used.
     pub fn scatter(&self, call: &mut Call<'_>, skip: usize, bytes: &[u8]) -> Result<(), Errno> {
         let (mut skip, mut rest) = (skip, bytes);
@@ -114,4 +145,21 @@ impl Vector {
         }
         Ok(())
     }
+}
+
+/// Adds a part, to the one before where it follows that directly; `false` if there are too many.
+fn extend(parts: &mut Vec<FramePart>, part: FramePart) -> bool {
+    if let Some(last) = parts.last_mut() {
+        let end = last.offset + last.length;
+        let is_next = part.offset == 0 && end.is_multiple_of(PAGE_SIZE);
+        if is_next && last.frame.0 + (end / PAGE_SIZE) as u32 == part.frame.0 {
+            last.length += part.length;
+            return true;
+        }
+    }
+    let fits = parts.len() < FILE_PARTS_MAX;
+    if fits {
+        parts.push(part);
+    }
+    fits
 }

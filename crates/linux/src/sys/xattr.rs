@@ -101,6 +101,7 @@ fn set(call: &mut Call<'_>, by: By) -> SysResult {
     let Some(inode) = inode(&location) else { return Err(refused(&location).into()) };
     let namespace = Namespace::of(&name)?;
     let now = call.now();
+    inode.pin()?;
     let mut state = inode.state();
     check(call, &state, namespace, MAY_WRITE, Errno::EPERM)?;
     state.attributes.set(name, value, flags, call.kernel.files.buffers())?;

@@ -10,6 +10,7 @@ mod guest;
 #[path = "../programs/program.rs"]
 mod program;
 
+use calypte_linux::fs::RootMode;
 use guest::{Platform, Shape, run_in_guest};
 use program::Linking;
 
@@ -49,7 +50,7 @@ fn a_hoarding_guest_is_bounded() {
     }
     peak_mib();
     for hoard in hoards {
-        let shape = Shape { platform, vcpu_count: 1, memory_mib: MEMORY_MIB };
+        let shape = Shape { platform, vcpu_count: 1, memory_mib: MEMORY_MIB, root: RootMode::ReadOnly };
         let run = run_in_guest("hoards", Linking::Static, &[hoard], shape);
         let peak = peak_mib();
         assert_eq!(run.status, 0, "{run:?}");

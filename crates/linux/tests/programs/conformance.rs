@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use calypte_linux::fs::RootMode;
 use libtest_mimic::{Failed, Trial};
 
 use crate::guest::{Platform, Shape, run_in_guest};
@@ -23,6 +24,7 @@ pub(crate) struct Program {
     name: &'static str,
     arguments: &'static [&'static str],
     memory_mib: u32,
+    root: RootMode,
     expected: Expected,
     wrong_when_emulated: Option<&'static str>,
 }
@@ -42,6 +44,7 @@ impl Program {
             name,
             arguments: &[],
             memory_mib: MEMORY_MIB,
+            root: RootMode::ReadOnly,
             expected: Expected::AsOnHost { status: None },
             wrong_when_emulated: None,
         }
@@ -56,6 +59,12 @@ impl Program {
     /// The guest's memory, 256 MiB unless told.
     pub(crate) const fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.memory_mib = memory_mib;
+        self
+    }
+
+    /// In guests, `/` can be changed.
+    pub(crate) const fn in_overlay(mut self) -> Self {
+        self.root = RootMode::Overlay;
         self
     }
 
@@ -94,7 +103,8 @@ impl Program {
     }
 
     fn check_in_guest(&self, mode: Mode) -> Result<usize, Failed> {
-        let shape = Shape { platform: mode.platform, vcpu_count: mode.vcpu_count, memory_mib: self.memory_mib };
+        let Mode { platform, vcpu_count, .. } = mode;
+        let shape = Shape { platform, vcpu_count, memory_mib: self.memory_mib, root: self.root };
         let found = run_in_guest(self.name, mode.linking, self.arguments, shape);
         match self.expected {
             Expected::AsOnHost { .. } => {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use calypte_linux::console::Stream;
+use calypte_linux::fs::RootMode;
 use calypte_linux::guest::{Guest, GuestConfig, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
 use calypte_platform::Machine;
 use rustix::fs::{Mode, OFlags};
 
-use crate::program::{Linking, Run, file, folder};
+use crate::program::{Linking, Run, file, folder, lower};
 
 /// Status that stands for [`GuestExit::OutOfMemory`].
 pub(crate) const OUT_OF_MEMORY: i32 = 1000;
@@ -65,6 +66,8 @@ pub(crate) struct Shape {
     pub(crate) vcpu_count: usize,
     /// Memory, MiB.
     pub(crate) memory_mib: u32,
+    /// Whether `/` can be changed.
+    pub(crate) root: RootMode,
 }
 
 #[derive(Default)]
@@ -85,7 +88,7 @@ pub(crate) fn can_load(bytes: &[u8]) -> bool {
     let file = folder.path().join("program");
     std::fs::write(&file, bytes).expect("a file in it");
     std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("our own file");
-    let shape = Shape { platform: Platform::Kvm, vcpu_count: 1, memory_mib: 64 };
+    let shape = Shape { platform: Platform::Kvm, vcpu_count: 1, memory_mib: 64, root: RootMode::ReadOnly };
     let guest = new_guest(folder.path(), shape, Arc::new(Output::default()));
     guest.spawn_first(b"/programs/program", vec![b"program".to_vec()], &[], b"/").is_ok()
 }
@@ -96,6 +99,7 @@ fn new_guest(programs: &Path, shape: Shape, observer: Arc<dyn Observer>) -> Arc<
         memory_mib: shape.memory_mib,
         tmp_mib: TMP_MIB,
         mounts: vec![("/".to_owned(), directory(Path::new("/"))), (FOLDER.to_owned(), directory(programs))],
+        root: shape.root,
         host_name: "guest".to_owned(),
         vcpu_count: shape.vcpu_count,
         services: Vec::new(),
@@ -112,7 +116,9 @@ pub(crate) fn run_in_guest(name: &str, linking: Linking, arguments: &[&str], sha
     let path = format!("{FOLDER}/{file}").into_bytes();
     let mut vector = vec![path.clone()];
     vector.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));
-    guest.spawn_first(&path, vector, &[b"GREETING=hello".to_vec()], b"/").expect("a program");
+    guest
+        .spawn_first(&path, vector, &[b"GREETING=hello".to_vec(), format!("LOWER={}", lower()).into_bytes()], b"/")
+        .expect("a program");
     guest.lock().close_input();
     std::thread::scope(|scope| {
         for index in 0..shape.vcpu_count {

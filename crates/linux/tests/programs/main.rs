@@ -35,6 +35,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("attributes"),
     Program::new("fifo"),
     Program::new("locks"),
+    Program::new("overlay").in_overlay(),
     Program::new("paths"),
     Program::new("permissions"),
     Program::new("splice"),

@@ -54,6 +54,35 @@ pub(crate) fn is_recorded() -> bool {
     recorded().is_some()
 }
 
+/// Where [`lower`] is: not below `/tmp`, where a guest has its own files, and kept. The number changes with the content.
+const LOWER: &str = "/var/tmp/calypte-lower-1";
+
+/// A small tree for programs about changing one: in their environment as `LOWER`.
+pub(crate) fn lower() -> &'static str {
+    static MADE: LazyLock<()> = LazyLock::new(|| {
+        let lower = PathBuf::from(format!("{LOWER}.{}", std::process::id()));
+        let write = |path: &str, content: &[u8]| {
+            let path = lower.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder above")).expect("a folder of ours");
+            std::fs::write(path, content).expect("a folder of ours");
+        };
+        if !Path::new(LOWER).exists() {
+            for path in ["file", "other", "dir/a", "dir/b", "dir/c", "dir/sub/deep", "tree/one/leaf", "program"] {
+                write(path, format!("lower {path}\n").as_bytes());
+            }
+            write("big", &(0..10_000_u32).map(|index| b'a' + (index % 26) as u8).collect::<Vec<u8>>());
+            for path in ["empty", "tree/one/two/three"] {
+                std::fs::create_dir_all(lower.join(path)).expect("a folder of ours");
+            }
+            std::os::unix::fs::symlink("file", lower.join("link")).expect("a folder of ours");
+            // Written aside: another test process may do the same, and the first one wins.
+            let _ = std::fs::rename(&lower, LOWER);
+        }
+    });
+    LazyLock::force(&MADE);
+    LOWER
+}
+
 fn recorded() -> Option<PathBuf> {
     std::env::var_os(RECORDED).map(PathBuf::from)
 }
@@ -116,6 +145,7 @@ fn run_here(file: &str, arguments: &[&str]) -> Run {
         .args(arguments)
         .env_clear()
         .env("GREETING", "hello")
+        .env("LOWER", lower())
         .current_dir("/")
         .output()
         .expect("the program was just compiled");

@@ -15,7 +15,7 @@ use calypte_linux::file::{self, OpenFile};
 use calypte_linux::fs::change::{self, Existing, Made};
 use calypte_linux::fs::open::{OpenHow, open};
 use calypte_linux::fs::walk::{Follow, Walker};
-use calypte_linux::fs::{Location, TMP_INODES_MAX, open_executable};
+use calypte_linux::fs::{Location, RootMode, TMP_INODES_MAX, open_executable};
 use calypte_linux::guest::{Guest, GuestConfig, Observer};
 use calypte_linux::kernel::Kernel;
 use calypte_linux::mm::SpaceId;
@@ -41,6 +41,7 @@ fn with_kernel<T>(mounts: &[(&str, &Path)], work: impl FnOnce(&mut Kernel) -> T)
         memory_mib: 16,
         tmp_mib: TMP_MIB,
         mounts: mounts.iter().map(|(at, path)| ((*at).to_owned(), directory(path))).collect(),
+        root: RootMode::ReadOnly,
         host_name: "guest".to_owned(),
         vcpu_count: 1,
         services: Vec::new(),

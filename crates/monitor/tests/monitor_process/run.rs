@@ -27,6 +27,7 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
     let program = Program {
         platform: Platform::Kvm,
         mounts: mounts(),
+        is_root_writable: false,
         arguments: arguments[2..].to_vec(),
         environment: vec![("PATH".into(), "/usr/bin:/bin".into()), ("NAME".into(), "you".into())],
         working_directory: "/".into(),
