@@ -1,11 +1,13 @@
 //! A running server: worker, control, API and administration socket on one data folder.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use calypte_control::Control;
+use calypte_jail::Policy;
 use calypte_store::Store;
 use calypte_worker::code::CodeCache;
 use calypte_worker::image::Images;
@@ -18,6 +20,8 @@ use crate::administration::listener::OwnerListener;
 use crate::administration::service::{Administration, router};
 use crate::data::{DataFolder, REGION_DEFAULT};
 use crate::output::note;
+use crate::verb::zygote::UID_FIRST_DEFAULT;
+use crate::verb::{jail_probe, zygote};
 
 /// Options of the verbs that start a server.
 #[derive(clap::Args)]
@@ -31,6 +35,12 @@ pub(crate) struct Options {
     /// Region in the names of functions
     #[arg(long, default_value = REGION_DEFAULT, env = "CALYPTE_REGION", value_parser = region)]
     region: String,
+    /// `full`: do not start unless every layer of the jail around microVMs is possible here (docs/security.md)
+    #[arg(long, value_name = "HOW", default_value_t = Policy::BestEffort, env = "CALYPTE_REQUIRE_JAIL")]
+    require_jail: Policy,
+    /// First of 65,536 user ids for microVMs, used when the server runs as root; nothing else may use them
+    #[arg(long, value_name = "UID", default_value_t = UID_FIRST_DEFAULT)]
+    jail_uids: u32,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -42,6 +52,25 @@ fn region(text: &str) -> Result<String, String> {
     }
 }
 
+/// Says once which layers of the jail this host does not allow, and refuses to go on without them if so told.
+fn check_jail(policy: Policy) -> anyhow::Result<()> {
+    let report = jail_probe::report().context("cannot find out how microVMs are jailed here")?;
+    let missing: Vec<String> =
+        report.missing().map(|step| format!("{} ({})", step.feature.name(), step.detail)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join("; ");
+    match policy {
+        Policy::Full => bail!(
+            "a full jail is required, but this host does not allow: {missing}. `calypte doctor` says what to do; \
+             --require-jail best-effort goes on without"
+        ),
+        Policy::BestEffort => tracing::warn!(missing, "microVMs are not fully jailed on this host"),
+    }
+    Ok(())
+}
+
 /// What a server needs before it listens. The data folder is this process's own from here on.
 pub(crate) struct Prepared {
     folder: DataFolder,
@@ -49,6 +78,7 @@ pub(crate) struct Prepared {
     listener: TcpListener,
     pub(crate) store: Store,
     pub(crate) images: Images,
+    zygote_arguments: Vec<OsString>,
     stop: Stop,
 }
 
@@ -94,6 +124,7 @@ impl Prepared {
     /// Takes the data folder and the port.
     pub(crate) async fn new(options: &Options, folder: DataFolder) -> anyhow::Result<Self> {
         calypte_kvm::probe()?;
+        check_jail(options.require_jail)?;
         let stop = Stop::new().context("cannot handle signals")?;
         let address = SocketAddr::new(options.host, options.port);
         let store = Store::open(folder.path()).await?;
@@ -107,7 +138,8 @@ impl Prepared {
             Err(error) => return Err(error).with_context(|| format!("cannot listen on {address}")),
         };
         let images = Images::open(folder.runtimes())?;
-        Ok(Self { folder, region: options.region.clone(), listener, store, images, stop })
+        let zygote_arguments = zygote::arguments(options.require_jail, options.jail_uids);
+        Ok(Self { folder, region: options.region.clone(), listener, store, images, zygote_arguments, stop })
     }
 
     /// Returns when the server is told to end before it has started.
@@ -122,9 +154,10 @@ impl Prepared {
 
     /// Starts everything.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
-        let Self { folder, region, listener, store, images, stop } = self;
+        let Self { folder, region, listener, store, images, zygote_arguments, stop } = self;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let worker = Worker::start(WorkerConfig::new(folder.path().to_owned(), program)).await?;
+        let config = WorkerConfig { zygote_arguments, ..WorkerConfig::new(folder.path().to_owned(), program) };
+        let worker = Worker::start(config).await?;
         let code = CodeCache::open(folder.code())?;
         let executor = Arc::clone(&worker) as Arc<dyn calypte_control::Executor>;
         let control = Arc::new(Control::new(store.clone(), executor, images, code, region.clone())?);

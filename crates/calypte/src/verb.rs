@@ -6,6 +6,7 @@ mod deploy;
 mod dev;
 mod doctor;
 mod invoke;
+pub(crate) mod jail_probe;
 mod key;
 mod logs;
 mod ls;
@@ -13,7 +14,7 @@ mod rm;
 mod run;
 mod runtime;
 mod serve;
-mod zygote;
+pub(crate) mod zygote;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -86,7 +87,10 @@ pub(crate) enum Verb {
     Completions(completions::Arguments),
     /// The process that forks monitors; started by the server
     #[command(hide = true)]
-    Zygote,
+    Zygote(zygote::Arguments),
+    /// Enters the jail of a monitor and prints what became of it; used by the server and by `doctor`
+    #[command(hide = true)]
+    JailProbe,
 }
 
 impl Verb {
@@ -106,7 +110,8 @@ impl Verb {
             Self::Key(action) => block_on(key::run(action, global)),
             Self::Doctor(arguments) => block_on(doctor::run(arguments, global)),
             Self::Completions(arguments) => completions::run(&arguments),
-            Self::Zygote => zygote::run(),
+            Self::Zygote(arguments) => zygote::run(&arguments),
+            Self::JailProbe => jail_probe::run(),
         }
     }
 }

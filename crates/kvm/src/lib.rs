@@ -25,6 +25,7 @@ mod mapping;
 mod memory;
 mod probe;
 mod quiesce;
+mod requests;
 mod space;
 mod system_pages;
 mod user_context;
@@ -32,3 +33,4 @@ mod vcpu;
 
 pub use machine::{Config, create_machine};
 pub use probe::{ProbeError, probe};
+pub use requests::REQUESTS;

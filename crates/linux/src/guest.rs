@@ -102,6 +102,12 @@ fn explain(errno: Errno) -> &'static str {
     }
 }
 
+/// Reads what guests are told about the host, so that it is known when the monitor cannot read it any more. Processes
+/// forked afterwards know it too.
+pub fn learn_host() {
+    crate::fs::proc::processor::Processor::of_host();
+}
+
 /// One guest. Shared by the threads that run its virtual CPUs and those that move its input and output.
 ///
 /// Lock order: there is one lock, the kernel's.

@@ -1,18 +1,17 @@
 //! From a description of a program to a guest that runs it.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use calypte_jail::{Begun, Identity, JailError, Limits, Policy, Profile};
 use calypte_linux::errno::Errno;
 use calypte_linux::fs::RootMode;
 use calypte_linux::guest::{Guest, GuestConfig, GuestError, Observer, VCPUS_MAX};
 use calypte_linux::kernel::GuestExit;
 use calypte_linux::service::LoopbackService;
 use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
-use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX};
+use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX, MONITOR_DESCRIPTORS_MAX, MONITOR_OVERHEAD_MIB};
 use calypte_wire::monitor::Platform;
-use rustix::fs::{Mode, OFlags};
 
 use crate::process;
 
@@ -20,6 +19,10 @@ use crate::process;
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 /// Memory of a machine beyond what its guest may use: the guest's own first pages.
 const OVERHEAD_MIB: u32 = 1;
+/// Writable address space that a monitor reserves from here on and never touches in full: stacks, arenas of the allocator.
+const RESERVATIONS_MIB: u64 = 256;
+/// Threads of a monitor besides its virtual CPUs', generously.
+const SERVICE_THREADS_MAX: u64 = 16;
 const FRAMES_PER_MIB: u32 = (1024 * 1024 / PAGE_SIZE) as u32;
 
 /// A program and its surroundings.
@@ -81,15 +84,9 @@ pub enum LaunchError {
     /// The virtual machine could not be created.
     #[error("the virtual machine could not be created")]
     Machine(#[source] PlatformError),
-    /// A directory that the guest is to see cannot be opened.
-    #[error("the directory {} cannot be shown to the guest", directory.display())]
-    Mount {
-        /// The directory.
-        directory: PathBuf,
-        /// The host's reason.
-        #[source]
-        source: std::io::Error,
-    },
+    /// The monitor could not be jailed.
+    #[error(transparent)]
+    Jail(#[from] JailError),
     /// The guest could not be assembled, or cannot run the program.
     #[error(transparent)]
     Guest(#[from] GuestError),
@@ -126,18 +123,60 @@ fn check_range(what: &'static str, value: u32, maximum: u32) -> Result<(), Launc
     if (1..=maximum).contains(&value) { Ok(()) } else { Err(LaunchError::OutOfRange { what, value, maximum }) }
 }
 
-/// Assembles a guest and loads the program; nothing runs yet.
+/// How the monitor is jailed.
+#[derive(Debug, Clone)]
+pub(crate) struct Confinement {
+    /// What has been done already.
+    pub(crate) begun: Begun,
+    /// As whom it goes on.
+    pub(crate) identity: Identity,
+    /// What is done when the jail is not complete.
+    pub(crate) policy: Policy,
+}
+
+/// What a jailed monitor may do to run this program.
+fn jail_config(program: &Program, confinement: &Confinement) -> calypte_jail::Config {
+    let guest_mib = u64::from(program.memory_mib + program.tmp_mib);
+    let profile = match program.platform {
+        Platform::Kvm => Profile::KvmMonitor { requests: calypte_kvm::REQUESTS.to_vec() },
+    };
+    calypte_jail::Config {
+        directories: program.mounts.iter().map(|(_, directory)| directory.clone()).collect(),
+        profile,
+        identity: confinement.identity,
+        limits: Limits {
+            memory_bytes: process::data_bytes()
+                .map(|bytes| bytes + ((guest_mib + u64::from(MONITOR_OVERHEAD_MIB) + RESERVATIONS_MIB) << 20)),
+            descriptors: MONITOR_DESCRIPTORS_MAX,
+            threads: u64::from(program.vcpu_count) + SERVICE_THREADS_MAX,
+            // Files cannot be opened for writing; the standard streams may be long ones.
+            file_bytes: None,
+        },
+        policy: confinement.policy,
+    }
+}
+
+/// Jails this process, which must have one thread only, assembles a guest in it and loads the program; nothing runs yet.
 pub(crate) fn load(
     program: Program,
     services: Vec<(u16, Box<dyn LoopbackService>)>,
     observer: Arc<dyn Observer>,
+    confinement: Confinement,
 ) -> Result<Arc<Guest>, LaunchError> {
     check_range("the memory size in MiB", program.memory_mib, MEMORY_MIB_MAX)?;
     check_range("the size of /tmp in MiB", program.tmp_mib, EPHEMERAL_STORAGE_MIB_MAX)?;
     check_range("the number of virtual CPUs", program.vcpu_count, VCPUS_MAX as u32)?;
     let name = program.arguments.first().ok_or(LaunchError::NoProgram)?.clone();
-    let mounts = program.mounts.iter().map(open_mount).collect::<Result<_, _>>()?;
     let frames_max = (program.memory_mib + program.tmp_mib + OVERHEAD_MIB) * FRAMES_PER_MIB;
+    let machine = create_machine(program.platform, frames_max)?;
+    calypte_linux::guest::learn_host();
+    let config = jail_config(&program, &confinement);
+    let inside = calypte_jail::enter(confinement.begun, &config)?;
+    for step in inside.report.missing() {
+        tracing::debug!(step = step.feature.name(), reason = step.detail, "not part of this monitor's jail");
+    }
+    let places = program.mounts.iter().map(|(place, _)| place.clone());
+    let mounts = places.zip(inside.directories).collect();
     let config = GuestConfig {
         memory_mib: program.memory_mib,
         tmp_mib: program.tmp_mib,
@@ -148,17 +187,9 @@ pub(crate) fn load(
         services,
         observer,
     };
-    let guest = Guest::new(create_machine(program.platform, frames_max)?, config)?;
+    let guest = Guest::new(machine, config)?;
     spawn(&guest, &program, &name)?;
     Ok(guest)
-}
-
-fn open_mount((path, directory): &(String, PathBuf)) -> Result<(String, OwnedFd), LaunchError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::open(directory, flags, Mode::empty()) {
-        Ok(descriptor) => Ok((path.clone(), descriptor)),
-        Err(error) => Err(LaunchError::Mount { directory: directory.clone(), source: error.into() }),
-    }
 }
 
 /// Loads the program `name`, which is looked for in `PATH` unless it is a path (`execvp(3)`).

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{Resource, Rlimit};
 
 /// How much sooner than others the host's kernel ends a monitor when memory runs out (`proc_pid_oom_score_adj(5)`).
 const OOM_SCORE_ADJUSTMENT: &str = "500";
@@ -32,23 +32,22 @@ pub(crate) fn raise_descriptor_limit() {
     }
 }
 
-/// Gives up what a monitor never needs. To be called before the process starts threads. A step that the host refuses is
-/// reported and left out.
-pub(crate) fn harden() {
-    let attempt = |step: &str, result: rustix::io::Result<()>| {
-        if let Err(error) = result {
-            tracing::warn!(step, %error, "a hardening step of the monitor is not possible here");
-        }
-    };
-    // Before the process becomes non-dumpable, which takes its /proc files away from an ordinary user.
+/// Makes a forked process known as a monitor, to people and to the host's kernel. To be called before it is jailed, which
+/// takes its /proc files away.
+pub(crate) fn become_monitor() {
+    if let Err(error) = rustix::thread::set_name(c"calypte-monitor") {
+        tracing::warn!(%error, "could not name the monitor");
+    }
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT) {
         tracing::warn!(%error, "could not make the monitor end before others when memory runs out");
     }
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    attempt("no core dumps", rustix::process::setrlimit(Resource::Core, no_core));
-    attempt("non-dumpable", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable));
-    attempt("no new privileges", rustix::thread::set_no_new_privs(true));
-    attempt("name", rustix::thread::set_name(c"calypte-monitor"));
+}
+
+/// Writable private address space of this process, in bytes: what `RLIMIT_DATA` counts (`proc_pid_statm(5)`).
+pub(crate) fn data_bytes() -> Option<u64> {
+    const FIELD: usize = 5;
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(FIELD)?.parse().ok()?;
+    pages.checked_mul(calypte_platform::PAGE_SIZE as u64)
 }
 
 /// Starts a thread. Without threads there is no monitor, so a refusal is a panic, which the worker is told about.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use calypte_jail::{Children, Identity, Policy};
 use calypte_linux::console::Stream;
 use calypte_linux::guest::{Guest, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
@@ -19,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::flag::Flag;
-use crate::launch;
+use crate::launch::{self, Confinement};
 pub use crate::launch::{LaunchError, Program};
 use crate::process;
 
@@ -41,6 +42,8 @@ pub struct RunConfig {
     pub timeout: Option<Duration>,
     /// Whether to say at the end, on standard error, where the program's exits to the monitor went.
     pub has_profile: bool,
+    /// What is done when the process cannot be jailed as it should be.
+    pub jail_policy: Policy,
 }
 
 /// Why a program could not be run to its end.
@@ -134,7 +137,14 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     end_on_panic();
     let streams = Arc::new(Streams::default());
     let (memory_mib, vcpu_count) = (config.program.memory_mib, config.program.vcpu_count);
-    let guest = launch::load(config.program, Vec::new(), Arc::clone(&streams) as Arc<dyn Observer>)?;
+    let confinement = Confinement {
+        begun: calypte_jail::begin(Children::None),
+        // The program is to see what the user may read.
+        identity: Identity::Keep,
+        policy: config.jail_policy,
+    };
+    let observer = Arc::clone(&streams) as Arc<dyn Observer>;
+    let guest = launch::load(config.program, Vec::new(), observer, confinement)?;
     guest.lock().profile = config.has_profile.then(Profile::default);
     let (sender, events) = mpsc::channel();
     process::spawn("input", {

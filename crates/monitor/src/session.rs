@@ -27,7 +27,7 @@ use calypte_wire::monitor::{
 use rustix::io::Errno;
 
 use crate::flag::Flag;
-use crate::launch::{self, LaunchError, Program};
+use crate::launch::{self, Confinement, LaunchError, Program};
 use crate::outbox::Outbox;
 use crate::process::{self, STATUS_FAILED};
 use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
@@ -61,8 +61,8 @@ enum ProtocolError {
 }
 
 /// Runs a monitor on its socket to the worker. The process must have one thread only, and be used for nothing else.
-pub fn monitor_main(socket: OwnedFd) -> ! {
-    process::harden();
+pub(crate) fn monitor_main(socket: OwnedFd, confinement: Confinement) -> ! {
+    process::become_monitor();
     let (outbox, mut inbox) = match connect(socket) {
         Ok(ends) => ends,
         Err(error) => {
@@ -77,7 +77,7 @@ pub fn monitor_main(socket: OwnedFd) -> ! {
         Ok(Some(ToMonitor::Invoke(_))) => fail(&outbox, &ProtocolError::NoStart),
         Err(error) => fail(&outbox, &error),
     };
-    let session = match Session::start(start, Arc::clone(&outbox)) {
+    let session = match Session::start(start, Arc::clone(&outbox), confinement) {
         Ok(session) => session,
         Err(error) => fail(&outbox, &error),
     };
@@ -166,7 +166,7 @@ struct Link {
 }
 
 impl Session {
-    fn start(start: Start, outbox: Arc<Outbox>) -> Result<Self, LaunchError> {
+    fn start(start: Start, outbox: Arc<Outbox>, confinement: Confinement) -> Result<Self, LaunchError> {
         let runtime_api = SharedRuntimeApi::default();
         let link =
             Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default(), idle: Flag::default() });
@@ -185,7 +185,7 @@ impl Session {
         };
         program.set_variable("AWS_LAMBDA_RUNTIME_API", runtime_api::ADDRESS);
         let services = vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)];
-        let guest = launch::load(program, services, Arc::clone(&link) as Arc<dyn Observer>)?;
+        let guest = launch::load(program, services, Arc::clone(&link) as Arc<dyn Observer>, confinement)?;
         guest.lock().close_input();
         Ok(Self { guest, vcpu_count, link })
     }

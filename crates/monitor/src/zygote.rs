@@ -8,14 +8,18 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
+use calypte_jail::{Begun, Identity, Policy};
 use calypte_wire::frame::FrameError;
 use calypte_wire::zygote::{FromZygote, MESSAGE_BYTES_MAX, ToZygote, decode, encode};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process, pidfd_open, set_child_subreaper, waitid,
+};
 
-use crate::fork::{Forked, fork};
+use crate::fork::{Separated, fork_separated};
+use crate::launch::Confinement;
 use crate::process;
 use crate::session;
 
@@ -25,6 +29,19 @@ const EVENTS_AT_ONCE: usize = 64;
 const SOCKET_EVENT: u64 = u64::MAX;
 /// Room for the ancillary data of a message with one file descriptor.
 const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(1));
+
+/// User ids for monitors. Environments are numbered, so one is used again after as many further starts.
+const UIDS: u32 = 65_536;
+
+/// How monitors are jailed.
+#[derive(Debug, Clone, Copy)]
+pub struct JailConfig {
+    /// What is done when a layer of the jail is not possible.
+    pub policy: Policy,
+    /// First of the user and group ids that monitors get when the zygote runs as root; there must be 65,536 from
+    /// here on that nobody else uses.
+    pub uid_first: u32,
+}
 
 /// Why the zygote cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +70,14 @@ fn refused(operation: &'static str) -> impl Fn(Errno) -> ZygoteError {
 /// Runs the zygote on its socket to the worker until that closes. The process must have one thread only.
 ///
 /// Monitors are forked from here and never return.
-pub fn zygote_main(socket: OwnedFd) -> ! {
+pub fn zygote_main(socket: OwnedFd, jail: JailConfig) -> ! {
     match Zygote::new(socket).and_then(Zygote::serve) {
         Ok(Turn::SocketClosed) => std::process::exit(0),
-        Ok(Turn::Monitor(environment)) => session::monitor_main(environment),
+        Ok(Turn::Monitor { environment_id, socket, begun }) => {
+            let id = jail.uid_first.saturating_add((environment_id % u64::from(UIDS)) as u32);
+            let identity = Identity::Own { id };
+            session::monitor_main(socket, Confinement { begun, identity, policy: jail.policy })
+        }
         Err(error) => {
             process::report(&error);
             std::process::exit(1)
@@ -68,8 +89,8 @@ pub fn zygote_main(socket: OwnedFd) -> ! {
 enum Turn {
     /// The worker has gone.
     SocketClosed,
-    /// This is a forked child: it is to become the monitor that owns this socket.
-    Monitor(OwnedFd),
+    /// This is a forked child: it is to become the monitor of this environment.
+    Monitor { environment_id: u64, socket: OwnedFd, begun: Begun },
 }
 
 struct Child {
@@ -87,6 +108,10 @@ impl Zygote {
     fn new(socket: OwnedFd) -> Result<Self, ZygoteError> {
         let socket = process::take_from_stdin(socket).map_err(refused("move its socket"))?;
         process::raise_descriptor_limit();
+        // A monitor's parent is a process that ends at once; see `fork_separated`.
+        set_child_subreaper(Some(getpid())).map_err(refused("adopt monitors"))?;
+        // Monitors are copies of this process: what they all need to know of the host is read once.
+        calypte_linux::guest::learn_host();
         let events = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(refused("create an epoll instance"))?;
         epoll::add(&events, &socket, EventData::new_u64(SOCKET_EVENT), EventFlags::IN)
             .map_err(refused("watch its socket"))?;
@@ -124,9 +149,11 @@ impl Zygote {
         if environment_id == SOCKET_EVENT || self.children.contains_key(&environment_id) {
             return Err(ZygoteError::Request("the environment id is in use"));
         }
-        match fork() {
-            Ok(Forked::Child) => return Ok(Some(Turn::Monitor(descriptor))),
-            Ok(Forked::Parent(pid)) => self.adopt(environment_id, pid)?,
+        match fork_separated() {
+            Ok(Separated::Child(begun)) => {
+                return Ok(Some(Turn::Monitor { environment_id, socket: descriptor, begun }));
+            }
+            Ok(Separated::Parent(pid)) => self.adopt(environment_id, pid)?,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
                 self.send(&FromZygote::ForkFailed { environment_id, errno })?;

@@ -36,6 +36,10 @@ pub const INIT_TIMEOUT_S: u32 = 10;
 pub const FILE_DESCRIPTORS_MAX: usize = 1024;
 /// Processes and threads of one environment.
 pub const THREADS_MAX: usize = 1024;
+/// File descriptors of a monitor: those of its guest's open files, and of directories that it has looked into (ours).
+pub const MONITOR_DESCRIPTORS_MAX: u64 = 4096;
+/// Memory of a monitor besides its guest's memory and `/tmp`: page tables, buffers, stacks (ours).
+pub const MONITOR_OVERHEAD_MIB: u32 = 64;
 /// Concurrent environments of one account when nothing else is configured.
 pub const CONCURRENCY_DEFAULT: u32 = 1_000;
 

@@ -34,6 +34,9 @@ const EXIT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Zygotes that one start of an environment may wear out.
 const ATTEMPTS_MAX: u32 = 2;
 
+/// The zygote's environment: how it logs.
+const ENVIRONMENT_PASSED_ON: [&str; 3] = ["CALYPTE_LOG", "RUST_BACKTRACE", "NO_COLOR"];
+
 /// Why no monitor was started.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -159,6 +162,9 @@ impl Zygote {
         rustix::io::ioctl_fionbio(&ours, true)?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            // Monitors are copies of it: what guest code may get hold of must not hold the server's secrets.
+            .env_clear()
+            .envs(ENVIRONMENT_PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // Not the terminal's foreground group: Ctrl-C is for the server, which then ends everything in order.

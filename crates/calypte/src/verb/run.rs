@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use calypte_jail::Policy;
 use calypte_monitor::run::{Program, RunConfig, RunError, run_program};
 use calypte_types::limits;
 use calypte_wire::monitor::Platform;
@@ -56,6 +57,9 @@ pub(crate) struct Arguments {
     /// Say at the end where the program's exits to the monitor went: system calls, page faults
     #[arg(long)]
     profile: bool,
+    /// `full`: do not run the program unless every layer of the jail around the microVM is possible here
+    #[arg(long, value_name = "HOW", default_value_t = Policy::BestEffort, env = "CALYPTE_REQUIRE_JAIL")]
+    require_jail: Policy,
     /// Program and arguments [default: the runtime's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     program: Vec<String>,
@@ -136,7 +140,12 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     for (name, value) in environment {
         described.set_variable(&name, &value);
     }
-    Ok(RunConfig { program: described, timeout: arguments.timeout, has_profile: arguments.profile })
+    Ok(RunConfig {
+        program: described,
+        timeout: arguments.timeout,
+        has_profile: arguments.profile,
+        jail_policy: arguments.require_jail,
+    })
 }
 
 fn choose_runtime(name: Option<&str>, global: &Global) -> anyhow::Result<RuntimeImage> {

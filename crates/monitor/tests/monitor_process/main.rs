@@ -19,7 +19,10 @@ type Test = (&'static str, bool, fn());
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
-        Some("become-zygote") => calypte_monitor::zygote::zygote_main(host::stdin_socket()),
+        Some("become-zygote") => calypte_monitor::zygote::zygote_main(
+            host::stdin_socket(),
+            calypte_monitor::zygote::JailConfig { policy: calypte_jail::Policy::BestEffort, uid_first: 200_000 },
+        ),
         Some("become-run") => run::child(&arguments[1..]),
         _ => run_tests(&arguments),
     }

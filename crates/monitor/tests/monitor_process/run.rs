@@ -37,7 +37,8 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
         vcpu_count: arguments[0].parse().unwrap(),
     };
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
-    match run_program(RunConfig { program, timeout, has_profile: false }) {
+    let jail_policy = calypte_jail::Policy::BestEffort;
+    match run_program(RunConfig { program, timeout, has_profile: false, jail_policy }) {
         Ok(status) => ExitCode::from(status.code()),
         Err(error) => {
             eprintln!("{error}");

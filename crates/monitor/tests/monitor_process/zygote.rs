@@ -4,7 +4,7 @@ use calypte_wire::monitor::{ExitCause, ToWorker};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Test;
-use crate::host::{Environment, Zygote};
+use crate::host::{Environment, Zygote, program, start};
 
 pub(crate) const TESTS: &[Test] = &[
     ("zygote::a_monitor_ends_with_its_socket", false, a_monitor_ends_with_its_socket),
@@ -12,7 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("zygote::a_killed_monitor_is_reaped", false, a_killed_monitor_is_reaped),
     ("zygote::monitors_outlive_the_zygote", false, monitors_outlive_the_zygote),
     ("zygote::a_monitor_has_only_its_own_files", false, a_monitor_has_only_its_own_files),
-    ("zygote::a_monitor_gives_up_what_it_does_not_need", false, a_monitor_gives_up_what_it_does_not_need),
+    ("zygote::a_monitor_with_a_guest_is_jailed", true, a_monitor_with_a_guest_is_jailed),
 ];
 
 fn kill(pid: i32) {
@@ -79,7 +79,7 @@ fn monitors_outlive_the_zygote() {
     assert_alive(&mut environment);
 }
 
-/// Waits until a monitor has given up what it does not need: taking its name is the last step of that.
+/// Waits until a forked process has become a monitor.
 fn settled(zygote: &mut Zygote) -> Environment {
     let environment = zygote.fork();
     while std::fs::read_to_string(format!("/proc/{}/comm", environment.pid)).unwrap() != "calypte-monitor\n" {}
@@ -111,13 +111,30 @@ fn a_monitor_has_only_its_own_files() {
     }
 }
 
-fn a_monitor_gives_up_what_it_does_not_need() {
+/// What the jail keeps in is shown where it is made; here, that a monitor is in it when its guest runs.
+fn a_monitor_with_a_guest_is_jailed() {
     let mut zygote = Zygote::start();
-    let environment = settled(&mut zygote);
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", environment.pid)).unwrap();
-    assert!(read("status").contains("NoNewPrivs:\t1\n"));
-    assert_eq!(read("oom_score_adj"), "500\n");
-    let limits = read("limits");
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+    let mut environment = zygote.fork();
+    environment.start(start(&[&program("runtime")]));
+    let (_, message) = environment.receive_with_log();
+    assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
+    let folder = format!("/proc/{}", environment.pid);
+    let status = std::fs::read_to_string(format!("{folder}/status")).unwrap();
+    let field = |name: &str| {
+        let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(key, _)| *key == name).map(|(_, value)| value.trim().to_owned())
+    };
+    assert_eq!(field("NoNewPrivs").as_deref(), Some("1"));
+    assert_eq!(field("CapEff").as_deref(), Some("0000000000000000"));
+    assert_eq!(field("CapBnd").as_deref(), Some("0000000000000000"));
+    assert_eq!(field("Seccomp").as_deref(), Some("2"));
+    assert_eq!(std::fs::read_to_string(format!("{folder}/oom_score_adj")).unwrap(), "500\n");
+    // The rest is for root to see.
+    if let Ok(limits) = std::fs::read_to_string(format!("{folder}/limits")) {
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
+        assert_eq!(field("Uid").as_deref(), Some("200001\t200001\t200001\t200001"));
+        let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        assert_ne!(namespace("self"), namespace(&environment.pid.to_string()));
+    }
 }

@@ -19,8 +19,13 @@ const LINK_BYTES_MAX: u64 = 4096;
 const RECORD_BYTES: usize = 46;
 const RECORD_SIGNATURE: &[u8] = b"PK\x01\x02";
 
+/// First bytes of an end record and of its larger form, which holds counts that the first has no room for (4.3.16, 4.3.14).
+const END_SIGNATURE: &[u8] = b"PK\x05\x06";
+const END_64_SIGNATURE: &[u8] = b"PK\x06\x06";
+
 /// Extracts every member, or none that stays: the caller throws the directory away after an error.
 pub(super) fn extract(zip: &[u8], writer: &mut TreeWriter) -> Result<(), CodeError> {
+    check_declared_count(zip)?;
     let mut archive = ZipArchive::new(Cursor::new(zip)).map_err(corrupt)?;
     let start = usize::try_from(archive.central_directory_start()).unwrap_or(usize::MAX);
     let names = member_names(zip.get(start..).unwrap_or_default())?;
@@ -52,6 +57,30 @@ pub(super) fn extract(zip: &[u8], writer: &mut TreeWriter) -> Result<(), CodeErr
         }
         None => Ok(()),
     }
+}
+
+/// Refuses a zip with too many members before the library reads them all: when there are too many directory records and an
+/// end record declares too many. One of the two alone may be by chance, or of another zip that is a member of this one.
+fn check_declared_count(zip: &[u8]) -> Result<(), CodeError> {
+    let is_record = |window: &&[u8]| *window == RECORD_SIGNATURE;
+    if zip.windows(RECORD_SIGNATURE.len()).filter(is_record).take(limits::CODE_FILES_MAX + 1).count()
+        <= limits::CODE_FILES_MAX
+    {
+        return Ok(());
+    }
+    let number = |at: usize, length: usize| {
+        let bytes = zip.get(at..at + length)?;
+        Some(bytes.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
+    };
+    let is_over = zip.windows(END_SIGNATURE.len()).enumerate().any(|(at, window)| {
+        let count = match window {
+            END_SIGNATURE => number(at + 10, 2),
+            END_64_SIGNATURE => number(at + 32, 8),
+            _ => None,
+        };
+        count.is_some_and(|count| count > limits::CODE_FILES_MAX as u64)
+    });
+    if is_over { Err(CodeError::TooManyFiles) } else { Ok(()) }
 }
 
 /// The names in the zip's directory, as they are: the library keeps one of several equal ones, and which one a runtime

@@ -1,5 +1,7 @@
 //! The host's processor, as far as `/proc/cpuinfo` tells programs about it.
 
+use std::sync::OnceLock;
+
 use std::fmt::Write as _;
 
 /// What the host's `/proc/cpuinfo` says that holds in the guest too.
@@ -25,7 +27,8 @@ pub(crate) struct Processor {
 impl Processor {
     /// That of the host. A host that does not tell has a nameless one.
     pub(crate) fn of_host() -> Self {
-        Self::parse(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+        static HOST: OnceLock<Processor> = OnceLock::new();
+        HOST.get_or_init(|| Self::parse(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())).clone()
     }
 
     fn parse(text: &str) -> Self {
