@@ -184,6 +184,8 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
             // Nothing is opened for writing or made.
             let writing = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
             rules.insert(libc::SYS_openat, Rule::When(vec![vec![masked(2, writing, bits(libc::O_RDONLY))]]));
+            // musl's own form of it.
+            rules.insert(libc::SYS_open, Rule::When(vec![vec![masked(1, writing, bits(libc::O_RDONLY))]]));
             // Not to an address: the sockets that a monitor is given are connected.
             rules
                 .insert(libc::SYS_sendto, Rule::When(vec![vec![Condition { argument: 4, is: Is::Zero }, equal(5, 0)]]));

@@ -16,6 +16,16 @@ pub enum Identity {
     },
 }
 
+/// Empties the set of capabilities that could ever be had. To be called while there are some: it takes one.
+pub(crate) fn close_capabilities() {
+    // Without the right to do so there is nothing in the bounding set that could be had.
+    for capability in CapabilitySet::all() {
+        if rustix::thread::capability_is_in_bounding_set(capability) == Ok(true) {
+            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        }
+    }
+}
+
 /// Changes the user, unless there is a user namespace, in which there is but the one.
 pub(crate) fn change(identity: Identity, user_namespace: Option<&Result<(), String>>) -> Result<String, String> {
     match identity {
@@ -41,12 +51,6 @@ pub(crate) fn change(identity: Identity, user_namespace: Option<&Result<(), Stri
 /// Gives up every capability and every way to get one.
 pub(crate) fn drop_privileges() -> Result<String, String> {
     let attempt = |step: &str, result: rustix::io::Result<()>| result.map_err(|error| format!("{step}: {error}"));
-    // Without the right to do so there is nothing in the bounding set that could be had.
-    for capability in CapabilitySet::all() {
-        if rustix::thread::capability_is_in_bounding_set(capability) == Ok(true) {
-            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
-        }
-    }
     attempt("ambient capabilities", rustix::thread::clear_ambient_capability_set())?;
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),

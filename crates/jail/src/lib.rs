@@ -260,6 +260,7 @@ pub fn enter(begun: Begun, config: &Config) -> Result<Inside, JailError> {
     let is_mount_namespace = namespace::separate(&mut report);
     let (directories, outcome) = root::open_directories(&config.directories, is_mount_namespace)?;
     report.add(Feature::EmptyRoot, outcome);
+    identity::close_capabilities();
     let outcome = identity::change(config.identity, user_namespace.as_ref());
     let has_own_user = outcome.is_ok() && matches!(config.identity, Identity::Own { .. });
     report.add(Feature::Identity, outcome);
