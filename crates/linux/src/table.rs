@@ -44,6 +44,7 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::futex::CALLS,
     sys::group::CALLS,
     sys::identity::CALLS,
+    sys::inotify::CALLS,
     sys::ioctl::CALLS,
     sys::link::CALLS,
     sys::lock::CALLS,

@@ -37,6 +37,7 @@ impl OpenFile {
             Body::ConsoleInput => kernel.console.read(length).ok_or(Errno::EAGAIN),
             Body::Pipe(end) => end.read(length),
             Body::Event(event) => event.read(length),
+            Body::Inotify(inotify) => inotify.read(length),
             Body::Timer(timer) => timer.read(kernel.clock.monotonic_ns(), length),
             Body::Socket(socket) => socket.read(kernel, length),
             Body::Signal(signals) => signals.read(kernel, length),
@@ -87,9 +88,13 @@ impl OpenFile {
             Body::Socket(socket) => socket.write(kernel, bytes),
             Body::Host(_) => Err(Errno::EROFS),
             Body::Directory(_) => Err(Errno::EISDIR),
-            Body::ConsoleInput | Body::Timer(_) | Body::Epoll(_) | Body::Signal(_) | Body::Process(_) | Body::Path => {
-                Err(Errno::EINVAL)
-            }
+            Body::ConsoleInput
+            | Body::Inotify(_)
+            | Body::Timer(_)
+            | Body::Epoll(_)
+            | Body::Signal(_)
+            | Body::Process(_)
+            | Body::Path => Err(Errno::EINVAL),
         }
     }
 
@@ -150,6 +155,8 @@ impl OpenFile {
             Body::Directory(_) => 0,
             Body::Device(Device::Terminal) => return Err(Errno::ESPIPE),
             Body::Device(_) => return Ok(0),
+            // As Linux has it for objects without a position.
+            Body::Event(_) | Body::Timer(_) | Body::Epoll(_) | Body::Signal(_) | Body::Inotify(_) => return Ok(0),
             _ => return Err(Errno::ESPIPE),
         };
         let from = |base: u64| {

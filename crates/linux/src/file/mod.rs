@@ -7,6 +7,7 @@
 pub mod buffers;
 pub mod epoll;
 pub mod event;
+pub mod inotify;
 mod io;
 pub mod lock;
 mod mapping;
@@ -31,6 +32,7 @@ use crate::errno::Errno;
 use crate::file::buffers::{Buffers, Reservation};
 use crate::file::epoll::Epoll;
 use crate::file::event::EventFd;
+use crate::file::inotify::{Inotify, Watches};
 use crate::file::lock::{FileKey, OpenLocks};
 use crate::file::pidfd::PidFd;
 use crate::file::pipe::PipeEnd;
@@ -70,6 +72,8 @@ pub struct OpenFile {
     flags: AtomicU32,
     offset: Mutex<u64>,
     locks: OnceLock<OpenLocks>,
+    /// Who is told of what happens through it; nobody of objects without a name.
+    watches: OnceLock<Watches>,
 }
 
 /// What is open.
@@ -95,6 +99,8 @@ pub enum Body {
     Event(EventFd),
     /// `timerfd_create(2)`.
     Timer(TimerFd),
+    /// `inotify(7)`.
+    Inotify(Arc<Inotify>),
     /// `epoll(7)`.
     Epoll(Epoll),
     /// A socket.
@@ -163,7 +169,16 @@ impl OpenFile {
     pub fn new(body: Body, location: Option<Location>, path: Arc<[u8]>, access: u32, flags: u32) -> Arc<Self> {
         let kept = CHANGEABLE_FLAGS | (libc::O_PATH | libc::O_DIRECTORY | libc::O_SYNC | libc::O_DSYNC) as u32;
         let flags = AtomicU32::new(flags & kept);
-        Arc::new(Self { body, location, path, access, flags, offset: Mutex::new(0), locks: OnceLock::new() })
+        Arc::new(Self {
+            body,
+            location,
+            path,
+            access,
+            flags,
+            offset: Mutex::new(0),
+            locks: OnceLock::new(),
+            watches: OnceLock::new(),
+        })
     }
 
     /// What `/proc/self/fd` shows.
@@ -185,6 +200,7 @@ impl OpenFile {
             Body::Pipe(end) => return end.pipe().identity(),
             Body::Socket(socket) => keys.push(WaitKey::Object(socket.beacon().object())),
             Body::Event(event) => keys.push(WaitKey::Object(event.beacon().object())),
+            Body::Inotify(inotify) => keys.push(WaitKey::Object(inotify.beacon().object())),
             Body::Timer(timer) => keys.push(WaitKey::Object(timer.beacon().object())),
             Body::Epoll(epoll) => keys.push(WaitKey::Object(epoll.beacon().object())),
             _ => {}
@@ -192,6 +208,19 @@ impl OpenFile {
         match keys.first() {
             Some(WaitKey::Object(object)) => object.0,
             _ => 1,
+        }
+    }
+
+    /// It was opened by its name: whoever watches is told, of this and of what happens through it.
+    pub fn tell_opened(&self, watches: &Watches) {
+        self.watches.get_or_init(|| watches.clone());
+        self.tell(libc::IN_OPEN);
+    }
+
+    /// Tells whoever watches it.
+    pub fn tell(&self, event: u32) {
+        if let (Some(watches), Some(location)) = (self.watches.get(), &self.location) {
+            location.tell(watches, event);
         }
     }
 
@@ -342,6 +371,7 @@ impl OpenFile {
             Body::ConsoleOutput(_) => readiness::from(false, kernel.console.output_room() > 0),
             Body::Pipe(end) => end.readiness(),
             Body::Event(event) => event.readiness(),
+            Body::Inotify(inotify) => inotify.readiness(),
             Body::Timer(timer) => timer.readiness(kernel.clock.monotonic_ns()),
             Body::Epoll(epoll) => readiness::from(epoll.has_ready(kernel, 0), false),
             Body::Socket(socket) => socket.readiness(),
@@ -358,6 +388,7 @@ impl OpenFile {
                 keys.insert(WaitKey::Object(kernel.console.beacon().object()));
             }
             Body::Pipe(end) => keys.extend(end.beacons().map(|beacon| WaitKey::Object(beacon.object()))),
+            Body::Inotify(inotify) => _ = keys.insert(WaitKey::Object(inotify.beacon().object())),
             Body::Event(event) => _ = keys.insert(WaitKey::Object(event.beacon().object())),
             Body::Timer(timer) => _ = keys.insert(WaitKey::Object(timer.beacon().object())),
             Body::Epoll(epoll) => epoll.wait_keys(kernel, keys, 0),
@@ -374,6 +405,7 @@ impl OpenFile {
             Body::ConsoleInput | Body::ConsoleOutput(_) => kernel.console.beacon().changes(),
             Body::Pipe(end) => end.beacons().map(Beacon::changes).sum(),
             Body::Event(event) => event.beacon().changes(),
+            Body::Inotify(inotify) => inotify.beacon().changes(),
             Body::Timer(timer) => timer.changes(kernel.clock.monotonic_ns()),
             Body::Epoll(epoll) => epoll.changes(kernel, 0),
             Body::Socket(socket) => socket.beacon().changes(),
@@ -403,6 +435,12 @@ impl OpenFile {
             Body::Path => Err(Errno::EBADF),
             _ => Err(Errno::ENODEV),
         }
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.tell(if self.is_writable() { libc::IN_CLOSE_WRITE } else { libc::IN_CLOSE_NOWRITE });
     }
 }
 

@@ -87,7 +87,14 @@ pub fn make(
         Made::Link(target) => fs.create(libc::S_IFLNK | 0o777, owner, Content::Link(target))?,
     };
     parent.insert(&name, &inode, owner.now)?;
+    let bit = directory_bit(inode.is_directory());
+    kernel.files.watches().tell(parent.key(), libc::IN_CREATE | bit, 0, &name);
     Ok(inode)
+}
+
+/// What events about directories carry.
+fn directory_bit(is_directory: bool) -> u32 {
+    if is_directory { libc::IN_ISDIR } else { 0 }
 }
 
 /// What a call says to names that cannot be taken away.
@@ -137,7 +144,14 @@ pub fn unlink(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8]) -> Re
     if found.is_directory_required {
         return Err(Errno::ENOTDIR);
     }
-    parent.unlink(&name, Time::from_ns(kernel.clock.realtime_ns()))
+    parent.unlink(&name, Time::from_ns(kernel.clock.realtime_ns()))?;
+    let watches = kernel.files.watches();
+    if let Some(key) = location.key() {
+        watches.tell(key, libc::IN_ATTRIB, 0, b"");
+    }
+    drop(location);
+    watches.tell(parent.key(), libc::IN_DELETE, 0, &name);
+    Ok(())
 }
 
 /// `rmdir(2)`.
@@ -149,7 +163,10 @@ pub fn remove_directory(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[
     }
     let parent = writable_directory(kernel, pid, &directory)?;
     check_sticky(kernel, pid, &parent, &name)?;
-    parent.remove_directory(&name, Time::from_ns(kernel.clock.realtime_ns()))
+    parent.remove_directory(&name, Time::from_ns(kernel.clock.realtime_ns()))?;
+    drop(location);
+    kernel.files.watches().tell(parent.key(), libc::IN_DELETE | libc::IN_ISDIR, 0, &name);
+    Ok(())
 }
 
 /// How [`rename`] treats an existing target.
@@ -191,10 +208,39 @@ pub fn rename(
         }
     }
     let now = Time::from_ns(kernel.clock.realtime_ns());
-    match existing {
-        Existing::Exchange => from.exchange(&old_name, &to, &new_name, now),
-        _ => from.rename(&old_name, &to, &new_name, existing == Existing::Replace, now),
+    if new.location.as_ref().is_some_and(|location| location.is_same(&source)) {
+        return if existing == Existing::Refuse { Err(Errno::EEXIST) } else { Ok(()) };
     }
+    let watches = kernel.files.watches();
+    let moved = |location: &Location, from: (&TmpInode, &[u8]), to: (&TmpInode, &[u8])| {
+        let (cookie, bit) = (watches.new_cookie(), directory_bit(location.is_directory()));
+        watches.tell(from.0.key(), libc::IN_MOVED_FROM | bit, cookie, from.1);
+        watches.tell(to.0.key(), libc::IN_MOVED_TO | bit, cookie, to.1);
+    };
+    let move_self = |location: &Location| {
+        if let Some(key) = location.key() {
+            watches.tell(key, libc::IN_MOVE_SELF, 0, b"");
+        }
+    };
+    match (existing, &new.location) {
+        (Existing::Exchange, Some(other)) => {
+            from.exchange(&old_name, &to, &new_name, now)?;
+            moved(&source, (&from, &old_name), (&to, &new_name));
+            move_self(&source);
+            moved(other, (&to, &new_name), (&from, &old_name));
+            move_self(other);
+        }
+        (Existing::Exchange, None) => return Err(Errno::ENOENT),
+        (_, replaced) => {
+            from.rename(&old_name, &to, &new_name, existing == Existing::Replace, now)?;
+            moved(&source, (&from, &old_name), (&to, &new_name));
+            if let Some(key) = replaced.as_ref().and_then(Location::key) {
+                watches.tell(key, libc::IN_ATTRIB | directory_bit(source.is_directory()), 0, b"");
+            }
+            move_self(&source);
+        }
+    }
+    Ok(())
 }
 
 /// A directory that gets another parent is written to: its `..` changes.
@@ -242,7 +288,10 @@ pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, p
     if !inode.state().may_be_linked() {
         return Err(Errno::ENOENT);
     }
-    parent.insert(&name, inode, Time::from_ns(kernel.clock.realtime_ns()))
+    parent.insert(&name, inode, Time::from_ns(kernel.clock.realtime_ns()))?;
+    kernel.files.watches().tell(inode.key(), libc::IN_ATTRIB, 0, b"");
+    kernel.files.watches().tell(parent.key(), libc::IN_CREATE, 0, &name);
+    Ok(())
 }
 
 /// Nobody links what others own and might lend rights, or what one could not use anyway (`fs.protected_hardlinks`).
@@ -279,6 +328,7 @@ fn change_owned(
     kernel: &Kernel,
     pid: Pid,
     location: &Location,
+    event: u32,
     change: impl FnOnce(&mut State) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let inode = changeable(location)?;
@@ -289,13 +339,15 @@ fn change_owned(
     }
     change(&mut state)?;
     state.changed = Time::from_ns(kernel.clock.realtime_ns());
+    drop(state);
+    location.tell(kernel.files.watches(), event);
     Ok(())
 }
 
 /// `chmod(2)`.
 pub fn change_mode(kernel: &Kernel, pid: Pid, location: &Location, mode: u32) -> Result<(), Errno> {
     let credentials = Walker::new(kernel, pid)?.credentials();
-    change_owned(kernel, pid, location, |state| {
+    change_owned(kernel, pid, location, libc::IN_ATTRIB, |state| {
         let is_group_kept = credentials.is_file_root() || credentials.is_member(state.gid);
         let mode = if is_group_kept { mode } else { mode & !libc::S_ISGID };
         if state.seals.forbid_mode(state.mode, mode) {
@@ -315,7 +367,7 @@ pub fn change_owner(
     gid: Option<u32>,
 ) -> Result<(), Errno> {
     let credentials = Walker::new(kernel, pid)?.credentials();
-    change_owned(kernel, pid, location, |state| {
+    change_owned(kernel, pid, location, libc::IN_ATTRIB, |state| {
         let is_root = credentials.is_file_root();
         let may_change_uid = is_root || uid.is_none_or(|uid| uid == state.uid);
         let may_change_gid = is_root || gid.is_none_or(|gid| gid == state.gid || credentials.is_member(gid));
@@ -345,17 +397,27 @@ pub fn change_times(
         state.modified = modified.unwrap_or(state.modified);
         Ok(())
     };
+    // As Linux has it: a new time of reading looks like a read, one of writing like a write.
+    let event = match (accessed, modified) {
+        (Some(_), None) => libc::IN_ACCESS,
+        (None, Some(_)) => libc::IN_MODIFY,
+        _ => libc::IN_ATTRIB,
+    };
     if is_now {
         let inode = changeable(location)?;
         let credentials = Walker::new(kernel, pid)?.credentials();
         if inode.metadata().uid != credentials.uid_file {
             inode.metadata().check(credentials, MAY_WRITE)?;
         }
-        let mut state = inode.state();
-        state.changed = Time::from_ns(kernel.clock.realtime_ns());
-        return set(&mut state);
+        {
+            let mut state = inode.state();
+            state.changed = Time::from_ns(kernel.clock.realtime_ns());
+            set(&mut state)?;
+        }
+        location.tell(kernel.files.watches(), event);
+        return Ok(());
     }
-    change_owned(kernel, pid, location, set)
+    change_owned(kernel, pid, location, event, set)
 }
 
 /// `truncate(2)`.
@@ -365,7 +427,9 @@ pub fn truncate(kernel: &mut Kernel, pid: Pid, location: &Location, size: u64) -
     }
     let inode = changeable(location)?.clone();
     inode.metadata().check(Walker::new(kernel, pid)?.credentials(), MAY_WRITE)?;
-    truncate_inode(kernel, pid, &inode, size)
+    truncate_inode(kernel, pid, &inode, size)?;
+    location.tell(kernel.files.watches(), libc::IN_MODIFY);
+    Ok(())
 }
 
 /// `ftruncate(2)` of a file in guest memory.

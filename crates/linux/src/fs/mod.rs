@@ -31,6 +31,7 @@ pub use open::{ExecutableFile, executable, open_executable};
 
 use crate::errno::Errno;
 use crate::file::buffers::Buffers;
+use crate::file::inotify::Watches;
 use crate::file::lock::Locks;
 use crate::frames::{Charge, Frames};
 use crate::fs::fixed::{Builder, Content, Fixed};
@@ -107,6 +108,7 @@ pub struct FileSystem {
     scratch: Arc<TmpFileSystem>,
     buffers: Buffers,
     locks: Locks,
+    watches: Watches,
     vcpu_count: u32,
     processor: Processor,
     boot_id: String,
@@ -158,6 +160,7 @@ impl FileSystem {
             scratch: TmpFileSystem::new(scratch_device, Charge::Memory, SCRATCH_INODES_MAX, frames),
             buffers: Buffers::default(),
             locks: Locks::default(),
+            watches: Watches::default(),
             vcpu_count: config.vcpu_count.max(1),
             processor: Processor::of_host(),
             boot_id: proc::system::random_uuid(),
@@ -173,6 +176,7 @@ impl FileSystem {
                 let device = device_number(0, OVERLAY_DEVICE_MINOR);
                 let trees = tree.hosts.clone();
                 let root = TmpFileSystem::over(device, OVERLAY_INODES_MAX, (trees, host), frames).map_err(refused)?;
+                root.file_system().set_watches(&tree.watches);
                 tree.mount(&path, Node::Tmp(root), OVERLAY_MOUNT, &empty)?;
             } else {
                 tree.mount(&path, Node::Host(host), HOST_MOUNT, &empty)?;
@@ -191,6 +195,7 @@ impl FileSystem {
 
     fn new_tmp(&self, device_minor: u32, charge: Charge, inodes_max: u64, frames: &Frames) -> Node {
         let fs = TmpFileSystem::new(device_number(0, device_minor), charge, inodes_max, frames);
+        fs.set_watches(&self.watches);
         let owner = Owner { uid: 0, gid: 0, now: self.started };
         Node::Tmp(fs.create_directory(0o1777, owner).expect("an empty file system has room for its root"))
     }
@@ -236,7 +241,7 @@ impl FileSystem {
     }
 
     fn junction(&self, index: usize) -> Location {
-        Location { node: self.junctions[index].node.clone(), junction: Some(index) }
+        Location { node: self.junctions[index].node.clone(), junction: Some(index), found_in: None }
     }
 
     /// The path of a junction, `/` as nothing.
@@ -272,6 +277,11 @@ impl FileSystem {
     /// The limit on what waits in pipes and sockets.
     pub fn buffers(&self) -> &Buffers {
         &self.buffers
+    }
+
+    /// Who watches what.
+    pub fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// The locks on files.

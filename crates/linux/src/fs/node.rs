@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::call::PATH_BYTES_MAX;
 use crate::errno::Errno;
 use crate::file::OpenFile;
+use crate::file::inotify::{FoundIn, Watches};
+use crate::file::lock::FileKey;
 use crate::fs::FileSystem;
 use crate::fs::fixed::{Content, Fixed};
 use crate::fs::host::HostEntry;
@@ -52,6 +54,8 @@ pub struct Location {
     pub node: Node,
     /// The junction of mounts that it is.
     pub(super) junction: Option<usize>,
+    /// Its name, if it was found by one: whoever watches the directory is told of what happens to the file.
+    pub(super) found_in: Option<FoundIn>,
 }
 
 /// Where a symbolic link leads.
@@ -65,7 +69,7 @@ pub enum Target {
 
 impl From<Node> for Location {
     fn from(node: Node) -> Self {
-        Location { node, junction: None }
+        Location { node, junction: None, found_in: None }
     }
 }
 
@@ -136,7 +140,7 @@ impl Location {
             Node::Open(_) => return None,
         };
         let junction = files.junctions.iter().position(|junction| junction.node.is_same(&node));
-        Some((Location { node, junction }, name))
+        Some((Location { node, junction, found_in: None }, name))
     }
 
     /// `..`: the root is its own parent, and so is a directory that was removed.
@@ -256,6 +260,33 @@ impl Location {
     /// Whether no mount is between two directories.
     pub fn is_same_mount(&self, other: &Location, files: &FileSystem) -> bool {
         self.mount(files) == other.mount(files)
+    }
+
+    /// Device and number, of what can be watched.
+    pub fn key(&self) -> Option<FileKey> {
+        match &self.node {
+            Node::Host(entry) => Some((entry.known_metadata().device, entry.known_metadata().inode)),
+            Node::Tmp(inode) => Some(inode.key()),
+            Node::Open(file) => file.location.as_ref().filter(|at| !matches!(at.node, Node::Open(_)))?.key(),
+            Node::Fixed(_) | Node::Proc(_) => None,
+        }
+    }
+
+    /// The same, found by a name in a directory.
+    pub fn found_in(self, directory: &Location, name: &[u8]) -> Self {
+        let found_in = directory.key().map(|key| Arc::new((key, name.to_vec())));
+        Self { found_in, ..self }
+    }
+
+    /// Tells who watches the file or its directory.
+    pub fn tell(&self, watches: &Watches, event: u32) {
+        if watches.is_empty() {
+            return;
+        }
+        if let Some(key) = self.key() {
+            let bit = if self.is_directory() { libc::IN_ISDIR } else { 0 };
+            watches.tell_both(key, self.found_in.as_ref(), event | bit);
+        }
     }
 
     /// Whether both are the same file.

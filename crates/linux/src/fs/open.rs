@@ -66,6 +66,23 @@ impl OpenHow {
 
 /// Opens a path for a process.
 pub fn open(kernel: &mut Kernel, pid: Pid, base: &Location, path: &[u8], how: OpenHow) -> Result<Arc<OpenFile>, Errno> {
+    let file = open_file(kernel, pid, base, path, how)?;
+    if !file.is_path_only() {
+        file.tell_opened(kernel.files.watches());
+        if how.has(libc::O_TRUNC) && matches!(file.body, Body::Tmp(_)) {
+            file.tell(libc::IN_MODIFY);
+        }
+    }
+    Ok(file)
+}
+
+fn open_file(
+    kernel: &mut Kernel,
+    pid: Pid,
+    base: &Location,
+    path: &[u8],
+    how: OpenHow,
+) -> Result<Arc<OpenFile>, Errno> {
     if how.has(O_TMPFILE) {
         return open_unnamed(kernel, pid, base, path, how);
     }
@@ -109,8 +126,9 @@ fn create(kernel: &mut Kernel, pid: Pid, found: &Found, how: OpenHow) -> Result<
     let owner = owner_in(kernel, pid, &parent)?;
     let inode = parent.file_system().create_regular(how.permissions, owner)?;
     parent.insert(name, &inode, owner.now)?;
+    kernel.files.watches().tell(parent.key(), libc::IN_CREATE, 0, name);
     let path = directory.path_of(&kernel.files, name);
-    let location = Location::from(Node::Tmp(inode.clone()));
+    let location = Location::from(Node::Tmp(inode.clone())).found_in(directory, name);
     Ok(OpenFile::new(Body::Tmp(inode), Some(location), path.into(), how.access()?, how.flags as u32))
 }
 
@@ -227,7 +245,7 @@ fn open_tmp(kernel: &mut Kernel, inode: &Arc<TmpInode>, how: OpenHow) -> Result<
     let mut state = inode.state();
     match &mut state.content {
         Content::Regular(pages) => {
-            if how.has(libc::O_TRUNC) && pages.size() > 0 {
+            if how.has(libc::O_TRUNC) {
                 pages.truncate(&mut kernel.frames, 0)?;
                 state.modified = now;
                 state.changed = now;

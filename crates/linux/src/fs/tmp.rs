@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::credentials::Credentials;
 use crate::errno::Errno;
+use crate::file::inotify::Watches;
 use crate::file::pipe::Pipe;
 use crate::frames::{Charge, DroppedFrames, Frames};
 use crate::fs::host::{HostEntry, HostTrees};
@@ -41,6 +42,8 @@ pub struct TmpFileSystem {
     names: AtomicU64,
     link_bytes: AtomicU64,
     dropped: DroppedFrames,
+    /// Who is told when a file is gone for good.
+    watches: OnceLock<Watches>,
     /// The trees that directories and files of an overlay come from.
     pub(super) trees: Option<Arc<HostTrees>>,
 }
@@ -144,6 +147,7 @@ impl TmpFileSystem {
             names: AtomicU64::new(0),
             link_bytes: AtomicU64::new(0),
             dropped: frames.dropped().clone(),
+            watches: OnceLock::new(),
             trees: None,
         })
     }
@@ -164,9 +168,15 @@ impl TmpFileSystem {
             names: AtomicU64::new(0),
             link_bytes: AtomicU64::new(0),
             dropped: frames.dropped().clone(),
+            watches: OnceLock::new(),
             trees: Some(trees),
         });
         fs.shown(&root)
+    }
+
+    /// Says who is told when a file is gone for good.
+    pub fn set_watches(&self, watches: &Watches) {
+        self.watches.get_or_init(|| watches.clone());
     }
 
     /// Whether it shows a tree of the host.
@@ -287,6 +297,10 @@ impl State {
 
 impl Drop for TmpInode {
     fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if let (0, Some(watches)) = (state.links, self.fs.watches.get()) {
+            watches.tell_gone((self.fs.device, self.number));
+        }
         if *self.is_counted.get_mut() {
             self.fs.inodes.fetch_sub(1, Ordering::Relaxed);
         }

@@ -145,8 +145,9 @@ impl<'k> Walker<'k> {
                 Follow::Never => !is_last,
             };
             let Some(target) = (if is_followed { child.link_target(self.kernel, self.pid)? } else { None }) else {
+                let found = if is_last { child.found_in(&at, &name) } else { child };
                 last = Some((at, name));
-                at = child;
+                at = found;
                 continue;
             };
             links += 1;

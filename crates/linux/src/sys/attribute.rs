@@ -225,6 +225,7 @@ fn ftruncate(call: &mut Call<'_>) -> SysResult {
         Body::Tmp(inode) if file.is_writable() => {
             check_file_limit(call, size)?;
             change::truncate_inode(call.kernel, call.pid, inode, size)?;
+            file.tell(libc::IN_MODIFY);
         }
         _ => return Err(Errno::EINVAL.into()),
     }
@@ -276,6 +277,8 @@ fn fallocate(call: &mut Call<'_>) -> SysResult {
     }
     state.modified = now;
     state.changed = now;
+    drop(state);
+    file.tell(libc::IN_MODIFY);
     Ok(0)
 }
 

@@ -27,6 +27,7 @@ fn waiting_bytes(call: &Call<'_>, file: &OpenFile) -> Result<u64, Errno> {
         Body::Host(host) => Ok(host.size()?.saturating_sub(file.offset())),
         Body::Tmp(inode) => Ok(inode.metadata().size.saturating_sub(file.offset())),
         Body::Pipe(end) => Ok(end.length() as u64),
+        Body::Inotify(inotify) => Ok(inotify.length() as u64),
         Body::ConsoleInput => Ok(call.kernel.console.input_length() as u64),
         Body::Socket(socket) => Ok(socket.readable_bytes() as u64),
         _ => Err(Errno::ENOTTY),

@@ -10,6 +10,7 @@ pub mod exec;
 pub mod futex;
 pub mod group;
 pub mod identity;
+pub mod inotify;
 mod interface;
 pub mod ioctl;
 pub mod link;

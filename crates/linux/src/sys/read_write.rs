@@ -59,6 +59,20 @@ fn read_into(
     position: Option<u64>,
     is_nonblocking: bool,
 ) -> SysResult {
+    let result = read_parts(call, file, vector, position, is_nonblocking);
+    if result.as_ref().is_ok_and(|read| *read > 0) {
+        file.tell(libc::IN_ACCESS);
+    }
+    result
+}
+
+fn read_parts(
+    call: &mut Call<'_>,
+    file: &Arc<OpenFile>,
+    vector: &Vector,
+    position: Option<u64>,
+    is_nonblocking: bool,
+) -> SysResult {
     if let Some(host) = file.host_file() {
         return read_host(call, file, &*host?, vector, position);
     }
@@ -154,6 +168,14 @@ fn drop_set_ids(call: &mut Call<'_>, file: &OpenFile) {
 /// Writes parts of guest memory. Regular files are written in pieces; into pipes, sockets and streams that block, all is
 /// written before the call returns, unless a signal comes (`write(2)`, `pipe(7)`).
 fn write_from(call: &mut Call<'_>, file: &Arc<OpenFile>, vector: &Vector, how: Writing) -> SysResult {
+    let result = write_parts(call, file, vector, how);
+    if result.as_ref().is_ok_and(|written| *written > 0) {
+        file.tell(libc::IN_MODIFY);
+    }
+    result
+}
+
+fn write_parts(call: &mut Call<'_>, file: &Arc<OpenFile>, vector: &Vector, how: Writing) -> SysResult {
     let mut done = call.progress().min(vector.length());
     loop {
         let piece = (vector.length() - done).min(BYTES_MAX);

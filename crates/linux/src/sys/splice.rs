@@ -88,6 +88,8 @@ fn copy(
     if from.is_none() {
         source.set_offset(start + written as u64);
     }
+    source.tell(libc::IN_ACCESS);
+    target.tell(libc::IN_MODIFY);
     Ok(written)
 }
 

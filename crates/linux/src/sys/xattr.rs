@@ -106,6 +106,8 @@ fn set(call: &mut Call<'_>, by: By) -> SysResult {
     check(call, &state, namespace, MAY_WRITE, Errno::EPERM)?;
     state.attributes.set(name, value, flags, call.kernel.files.buffers())?;
     state.changed = now;
+    drop(state);
+    location.tell(call.kernel.files.watches(), libc::IN_ATTRIB);
     Ok(0)
 }
 
@@ -164,6 +166,8 @@ fn remove(call: &mut Call<'_>, by: By) -> SysResult {
     check(call, &state, namespace, MAY_WRITE, Errno::EPERM)?;
     state.attributes.remove(&name, call.kernel.files.buffers())?;
     state.changed = now;
+    drop(state);
+    location.tell(call.kernel.files.watches(), libc::IN_ATTRIB);
     Ok(0)
 }
 

@@ -148,11 +148,6 @@ pub static GROUPS: &[Group] = &[
     },
     Group { errno: Errno::ENOSYS, why: "I/O priorities", calls: &[(251, "ioprio_set"), (252, "ioprio_get")] },
     Group {
-        errno: Errno::ENOSYS,
-        why: "file notification",
-        calls: &[(253, "inotify_init"), (254, "inotify_add_watch"), (255, "inotify_rm_watch"), (294, "inotify_init1")],
-    },
-    Group {
         errno: Errno::EPERM,
         why: "performance counters, BPF and fault handling in user space are closed, as for unprivileged programs",
         calls: &[(298, "perf_event_open"), (321, "bpf"), (323, "userfaultfd")],

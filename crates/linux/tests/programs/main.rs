@@ -34,6 +34,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("files"),
     Program::new("attributes"),
     Program::new("fifo"),
+    Program::new("inotify"),
     Program::new("locks"),
     Program::new("overlay").in_overlay(),
     Program::new("paths"),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use calypte_platform::PAGE_SIZE;
 
 use crate::errno::Errno;
+use crate::file::inotify;
 use crate::file::pipe::CAPACITY_MAX;
 use crate::frames::Charge;
 use crate::fs::proc::Proc;
@@ -45,6 +46,9 @@ pub(super) const FILES: &[SystemFile] = &[
     SystemFile { path: "stat", content: stat },
     SystemFile { path: "swaps", content: |_| text("Filename\tType\tSize\tUsed\tPriority\n") },
     SystemFile { path: "sys/fs/file-max", content: |_| value(FILES_MAX) },
+    SystemFile { path: "sys/fs/inotify/max_queued_events", content: |_| value(inotify::EVENTS_MAX) },
+    SystemFile { path: "sys/fs/inotify/max_user_instances", content: |_| value(inotify::INSTANCES_MAX) },
+    SystemFile { path: "sys/fs/inotify/max_user_watches", content: |_| value(inotify::WATCHES_MAX) },
     SystemFile { path: "sys/fs/nr_open", content: |_| value(FILES_MAX) },
     SystemFile { path: "sys/fs/pipe-max-size", content: |_| value(CAPACITY_MAX) },
     SystemFile { path: "sys/fs/protected_fifos", content: |_| value(0) },
