@@ -143,6 +143,11 @@ impl Machine for MachineHandle {
         USER_END
     }
 
+    fn synchronize(&self) -> bool {
+        self.0.vcpus.interrupt_and_wait();
+        true
+    }
+
     fn timestamp(&self) -> Option<Timestamp> {
         timestamp::read()
     }

@@ -287,6 +287,9 @@ fn area(address: u64, length: u64, placement: Placement, protection: Protection,
         may_write: true,
         source: Source::Anonymous,
         populate: false,
+        grows_down: false,
+        is_locked: false,
+        top: u64::MAX,
         name,
     }
 }

@@ -34,15 +34,55 @@ pub struct Frames {
     dropped: DroppedFrames,
 }
 
-/// Frames that were owned by something dropped where the allocator was out of reach (the last descriptor of a removed
-/// file). They are released when the allocator is used next.
+/// What files in guest memory leave for later, where the allocator and the address spaces are out of reach: frames of the
+/// dropped (the last descriptor of a removed file), released when the allocator is used next, and what has been cut off
+/// mapped files, taken from their mappings before guest code runs on.
 #[derive(Debug, Clone, Default)]
-pub struct DroppedFrames(Arc<Mutex<Vec<Frame>>>);
+pub struct DroppedFrames(Arc<Mutex<Dropped>>);
+
+#[derive(Debug, Default)]
+struct Dropped {
+    frames: Vec<Frame>,
+    cuts: Vec<Cut>,
+    last_content: u64,
+}
+
+/// The identity of the content of a file in guest memory, unique within one guest for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentId(pub u64);
+
+/// Pages that a file no longer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The file.
+    pub content: ContentId,
+    /// First page, and one past the last.
+    pub pages: (u64, u64),
+    /// Whether private copies go too: after truncation, not for a hole.
+    pub has_copies: bool,
+}
 
 impl DroppedFrames {
     /// Leaves frames to be released.
     pub fn extend(&self, frames: impl IntoIterator<Item = Frame>) {
-        self.0.lock().extend(frames);
+        self.0.lock().frames.extend(frames);
+    }
+
+    /// An identity for the content of a new file.
+    pub fn new_content(&self) -> ContentId {
+        let mut dropped = self.0.lock();
+        dropped.last_content += 1;
+        ContentId(dropped.last_content)
+    }
+
+    /// Leaves a cut to be carried out.
+    pub fn cut(&self, cut: Cut) {
+        self.0.lock().cuts.push(cut);
+    }
+
+    /// The cuts since the last call.
+    pub fn take_cuts(&self) -> Vec<Cut> {
+        std::mem::take(&mut self.0.lock().cuts)
     }
 }
 
@@ -67,7 +107,7 @@ impl Frames {
 
     /// Releases what [`Frames::dropped`] holds.
     pub fn reclaim(&mut self) {
-        let frames = std::mem::take(&mut *self.dropped.0.lock());
+        let frames = std::mem::take(&mut self.dropped.0.lock().frames);
         for frame in frames {
             self.release(frame);
         }

@@ -35,7 +35,9 @@ pub const NUMBERS: usize = 512;
 
 /// The families, each with its calls. Adding a family is a file under [`sys`] and a line here.
 static FAMILIES: &[&[SystemCall]] = &[
+    sys::advice::CALLS,
     sys::attribute::CALLS,
+    sys::barrier::CALLS,
     sys::clone::CALLS,
     sys::descriptor::CALLS,
     sys::directory::CALLS,

@@ -320,6 +320,7 @@ impl Runner<'_> {
         if let Some(profile) = &mut kernel.profile {
             profile.add_call(number, served_ns);
         }
+        kernel.spaces.carry_out_cuts(&mut kernel.frames);
         if kernel.spaces.take_out_of_memory() {
             kernel.kill_for_memory(pid);
             return Ok(());

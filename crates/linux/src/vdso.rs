@@ -61,6 +61,9 @@ fn request(
         may_write: false,
         source,
         populate: false,
+        grows_down: false,
+        is_locked: false,
+        top: u64::MAX,
         name,
     }
 }

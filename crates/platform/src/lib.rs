@@ -67,6 +67,11 @@ pub trait Machine: Send + Sync {
     fn reserved(&self) -> std::ops::Range<u64>;
     /// One past the highest address that guest mappings may use.
     fn user_end(&self) -> u64;
+    /// Returns true when every virtual CPU has been outside guest code after the call began, having seen all writes to
+    /// guest memory from before it: the barrier of `membarrier(2)`. False where that is not offered.
+    fn synchronize(&self) -> bool {
+        false
+    }
     /// The counter that guest code reads with `rdtsc`, now. `None` where it is no clock: it stops, changes speed or
     /// differs between virtual CPUs.
     fn timestamp(&self) -> Option<Timestamp>;

@@ -54,6 +54,11 @@ impl Machine for PtraceMachine {
         CODE
     }
 
+    fn synchronize(&self) -> bool {
+        // SAFETY: the call takes no pointers. It returns when every running thread of the host has passed a barrier.
+        unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
+    }
+
     fn timestamp(&self) -> Option<Timestamp> {
         timestamp::read()
     }

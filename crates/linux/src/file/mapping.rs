@@ -5,8 +5,9 @@ use std::sync::Arc;
 use calypte_platform::{Frame, PAGE_SIZE};
 
 use crate::errno::Errno;
-use crate::frames::Frames;
+use crate::frames::{ContentId, Frames};
 use crate::fs::host::HostFile;
+use crate::fs::pages::Pages;
 use crate::fs::tmp::{Content, TmpInode};
 
 /// A file as `mmap` keeps it, independent of its descriptors.
@@ -84,16 +85,40 @@ impl Mapping {
         }
     }
 
-    /// The guest frame that is the page of a number, for coherent shared mappings; the file keeps its own reference and
-    /// the caller adds one. `None` for files that are not in guest memory. `ENXIO` beyond the end.
-    pub fn shared_frame(&self, index: u64, frames: &mut Frames) -> Result<Option<Frame>, Errno> {
-        let Source::Tmp(inode) = &self.source else { return Ok(None) };
-        match &mut inode.state().content {
-            // Nobody writes through this mapping, so it need not cost the guest a copy in its memory.
-            Content::Regular(pages) if self.writer.is_none() && pages.unchanged().is_some() => Ok(None),
-            Content::Regular(pages) if pages.has_page(index) => pages.frame(frames, index).map(Some),
-            Content::Regular(_) => Err(Errno::ENXIO),
-            _ => Err(Errno::ENODEV),
+    /// Whether the file's pages are to be guest frames: [`Mapping::frame`] gives them. Not those of a file that is still
+    /// the host's, if nobody writes through this mapping: it need not cost the guest a copy in its memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.with_pages(|pages| pages.note_mapped(self.writer.is_some())).unwrap_or(false)
+    }
+
+    /// The guest frame that is the page of a number of a file in guest memory, `None` for a hole unless it `is_filled`; the
+    /// file keeps its own reference and the caller adds one. `ENXIO` beyond the end.
+    pub fn frame(&self, index: u64, frames: &mut Frames, is_filled: bool) -> Result<Option<Frame>, Errno> {
+        self.with_pages(|pages| pages.map_frame(frames, index, is_filled))?
+    }
+
+    /// The identity of the content of a file in guest memory.
+    pub fn content(&self) -> Option<ContentId> {
+        self.with_pages(|pages| pages.id()).ok()
+    }
+
+    /// Whether a page would be there without being read: always for files of the host, which has a cache of its own.
+    pub fn is_resident(&self, index: u64) -> bool {
+        self.with_pages(|pages| pages.is_resident(index)).unwrap_or(true)
+    }
+
+    /// `MADV_REMOVE`: makes a range of a file in guest memory a hole.
+    pub fn punch_hole(&self, frames: &mut Frames, offset: u64, length: u64) -> Result<(), Errno> {
+        self.with_pages(|pages| pages.punch_hole(frames, offset, length))?
+    }
+
+    fn with_pages<T>(&self, work: impl FnOnce(&mut Pages) -> T) -> Result<T, Errno> {
+        match &self.source {
+            Source::Tmp(inode) => match &mut inode.state().content {
+                Content::Regular(pages) => Ok(work(pages)),
+                _ => Err(Errno::ENODEV),
+            },
+            Source::Host(_) | Source::Zero => Err(Errno::EOPNOTSUPP),
         }
     }
 

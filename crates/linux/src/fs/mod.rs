@@ -46,8 +46,8 @@ use crate::fs::tmp::{Owner, TmpFileSystem};
 pub const TMP_INODES_MAX: u64 = 65_536;
 /// Most files in `/dev/shm`.
 pub const SHM_INODES_MAX: u64 = 1024;
-/// Most files of `memfd_create`: more than there can be descriptors.
-const SCRATCH_INODES_MAX: u64 = 4096;
+/// Most files of `memfd_create` and shared anonymous mappings: more than there can be descriptors.
+const SCRATCH_INODES_MAX: u64 = 16_384;
 
 const TMP_DEVICE_MINOR: u32 = 20;
 const SHM_DEVICE_MINOR: u32 = 21;
@@ -264,7 +264,7 @@ impl FileSystem {
         (0..self.junctions.len()).filter_map(shown).collect()
     }
 
-    /// Where the files of `memfd_create` live.
+    /// Where the files of `memfd_create` and shared anonymous mappings live.
     pub fn scratch(&self) -> &Arc<TmpFileSystem> {
         &self.scratch
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use calypte_platform::{Frame, PAGE_SIZE};
 
 use crate::errno::Errno;
-use crate::frames::{Charge, DroppedFrames, Frames};
+use crate::frames::{Charge, ContentId, Cut, DroppedFrames, Frames};
 use crate::fs::host::{HostEntry, HostFile, HostTrees};
 
 /// Longest file, holes included.
@@ -17,8 +17,11 @@ const PAGE: u64 = PAGE_SIZE as u64;
 /// The content of a file.
 #[derive(Debug)]
 pub struct Pages {
+    id: ContentId,
     size: u64,
     frames: BTreeMap<u64, Frame>,
+    /// Whether address spaces may have some of the frames.
+    was_mapped: bool,
     charge: Charge,
     dropped: DroppedFrames,
     /// What holes show that nothing was written to yet.
@@ -59,12 +62,16 @@ impl Drop for Pages {
 impl Pages {
     /// An empty file.
     pub fn new(charge: Charge, dropped: DroppedFrames) -> Self {
-        Self { size: 0, frames: BTreeMap::new(), charge, dropped, below: None }
+        let id = dropped.new_content();
+        Self { id, size: 0, frames: BTreeMap::new(), was_mapped: false, charge, dropped, below: None }
     }
 
     /// The content of a file of the host.
     pub fn over(below: Below, charge: Charge, dropped: DroppedFrames) -> Self {
-        Self { size: below.length, frames: BTreeMap::new(), charge, dropped, below: Some(below) }
+        let size = below.length;
+        let mut pages = Self::new(charge, dropped);
+        (pages.size, pages.below) = (size, Some(below));
+        pages
     }
 
     /// The file of the host that this one still is, if nothing was changed.
@@ -80,6 +87,30 @@ impl Pages {
     /// How many pages the file below shows.
     fn pages_below(&self) -> u64 {
         self.below.as_ref().map_or(0, |below| below.length.div_ceil(PAGE))
+    }
+
+    /// The content's identity.
+    pub fn id(&self) -> ContentId {
+        self.id
+    }
+
+    /// The frame of a page for a mapping; a hole is filled if `is_filled`. `ENXIO` beyond the end.
+    pub fn map_frame(&mut self, frames: &mut Frames, page: u64, is_filled: bool) -> Result<Option<Frame>, Errno> {
+        if page >= self.size.div_ceil(PAGE) {
+            return Err(Errno::ENXIO);
+        }
+        if is_filled { self.frame(frames, page).map(Some) } else { Ok(self.frames.get(&page).copied()) }
+    }
+
+    /// Notes that address spaces have pages of the file; whether these are to be its frames.
+    pub fn note_mapped(&mut self, has_writer: bool) -> bool {
+        self.was_mapped = true;
+        has_writer || self.unchanged().is_none()
+    }
+
+    /// Whether a page has a frame.
+    pub fn is_resident(&self, page: u64) -> bool {
+        self.frames.contains_key(&page)
     }
 
     /// Length in bytes.
@@ -159,11 +190,6 @@ impl Pages {
         Ok(frame)
     }
 
-    /// Whether a page has any byte before the end of the file.
-    pub fn has_page(&self, page: u64) -> bool {
-        page < self.size.div_ceil(PAGE)
-    }
-
     /// Changes the length: frees what is cut off, and zeroes the rest of the last page.
     pub fn truncate(&mut self, frames: &mut Frames, size: u64) -> Result<(), Errno> {
         if size > FILE_BYTES_MAX {
@@ -174,6 +200,7 @@ impl Pages {
                 frames.release(frame);
             }
             self.zero_within_page(frames, size, size.next_multiple_of(PAGE));
+            self.cut(size.div_ceil(PAGE), u64::MAX, true);
         }
         if let Some(below) = &mut self.below {
             below.length = below.length.min(size);
@@ -196,6 +223,7 @@ impl Pages {
         let first_whole = first_whole.max(self.pages_below());
         let end_whole = end_whole.max(first_whole);
         let pages: Vec<u64> = self.frames.range(first_whole..end_whole).map(|(page, _)| *page).collect();
+        self.cut(first_whole, end_whole, false);
         for page in pages {
             if let Some(frame) = self.frames.remove(&page) {
                 frames.release(frame);
@@ -250,6 +278,13 @@ impl Pages {
             page += 1;
         }
         Some(offset.max(page * PAGE).min(self.size))
+    }
+
+    /// Has pages taken from the mappings of the file.
+    fn cut(&self, first: u64, end: u64, has_copies: bool) {
+        if self.was_mapped && first < end {
+            self.dropped.cut(Cut { content: self.id, pages: (first, end), has_copies });
+        }
     }
 
     /// Zeroes bytes of one page.

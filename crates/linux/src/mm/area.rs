@@ -10,6 +10,10 @@ use crate::file::Mapping;
 /// Most areas of one address space (`vm.max_map_count`'s default).
 pub const AREAS_MAX: usize = 65_530;
 
+/// What stays free below an area that grows downwards, so that running over its end does not reach the next one (the
+/// default of Linux's `stack_guard_gap`).
+pub(super) const GUARD_GAP_BYTES: u64 = 256 * PAGE_SIZE as u64;
+
 /// Where the content of an area's pages comes from.
 #[derive(Clone)]
 pub(super) enum Backing {
@@ -42,6 +46,10 @@ pub(super) struct Area {
     pub(super) may_write: bool,
     pub(super) backing: Backing,
     pub(super) on_fork: OnFork,
+    /// Whether an access below makes it longer (`MAP_GROWSDOWN`).
+    pub(super) grows_down: bool,
+    /// Whether `mlock` counts it.
+    pub(super) is_locked: bool,
     /// Name shown in `/proc/self/maps` for areas without a file.
     pub(super) name: &'static str,
     /// Where the last fault's population ended, and how many pages it took: a fault there goes on with more.
@@ -59,19 +67,36 @@ impl Area {
             may_write: true,
             backing: Backing::Anonymous,
             on_fork: OnFork::Inherit,
+            grows_down: false,
+            is_locked: false,
             name,
             fault_end: 0,
             fault_pages: 0,
         }
     }
 
+    /// Whether writes to it are the process's own.
+    pub(super) fn is_private(&self) -> bool {
+        !self.is_shared && !matches!(self.backing, Backing::Monitor)
+    }
+
+    /// Where others may end below it, which starts at `start`: an area that grows keeps its distance.
+    fn border(&self, start: u64) -> u64 {
+        if self.grows_down { start.saturating_sub(GUARD_GAP_BYTES) } else { start }
+    }
+
     /// The part of it that begins `distance` bytes later.
     fn tail(&self, distance: u64) -> Self {
         let mut tail = self.clone();
-        if let Backing::File { offset, .. } = &mut tail.backing {
+        tail.advance(distance);
+        tail
+    }
+
+    /// Makes it begin `distance` bytes later.
+    pub(super) fn advance(&mut self, distance: u64) {
+        if let Backing::File { offset, .. } = &mut self.backing {
             *offset += distance;
         }
-        tail
     }
 
     /// Whether `next`, which starts where this area ends, is more of the same.
@@ -79,6 +104,8 @@ impl Area {
         self.protection == next.protection
             && self.is_shared == next.is_shared
             && self.on_fork == next.on_fork
+            && self.grows_down == next.grows_down
+            && self.is_locked == next.is_locked
             && self.name == next.name
             && matches!((&self.backing, &next.backing), (Backing::Anonymous, Backing::Anonymous))
             && !self.is_shared
@@ -138,7 +165,27 @@ impl Areas {
         self.within(start, end).next().is_none()
     }
 
-    /// Adds an area where there is none, joining it with the one before if that is of the same kind.
+    /// As [`Areas::is_free`], keeping the distance to an area that grows downwards.
+    pub(super) fn has_room(&self, start: u64, end: u64) -> bool {
+        let above = self.map.range(end..).next();
+        self.is_free(start, end) && above.is_none_or(|(above, area)| end <= area.border(*above))
+    }
+
+    /// The first area that starts above `address`, and the end of the accessible one below it, 0 if there is none.
+    pub(super) fn around(&self, address: u64) -> Option<(u64, u64)> {
+        let above = self.map.range(address..).next().map(|(start, _)| *start)?;
+        let below = self.map.range(..address).next_back();
+        let below = below.filter(|(_, area)| !area.protection.is_empty() && !area.grows_down);
+        Some((above, below.map_or(0, |(_, area)| area.end)))
+    }
+
+    /// Gives an area a lower start.
+    pub(super) fn extend_down(&mut self, start: u64, new_start: u64) {
+        let area = self.map.remove(&start).expect("the caller has found it");
+        self.map.insert(new_start, area);
+    }
+
+    /// Adds an area where there is none, joining it with neighbours of the same kind.
     pub(super) fn insert(&mut self, start: u64, area: Area) -> Result<(), Errno> {
         debug_assert!(self.is_free(start, area.end));
         if let Some((before_start, before)) = start.checked_sub(1).and_then(|last| self.at(last))
@@ -146,12 +193,15 @@ impl Areas {
             && before.continues_with(&area)
         {
             self.map.get_mut(&before_start).expect("just found").end = area.end;
+            self.join(area.end, area.end);
             return Ok(());
         }
         if self.map.len() >= AREAS_MAX {
             return Err(Errno::ENOMEM);
         }
+        let end = area.end;
         self.map.insert(start, area);
+        self.join(end, end);
         Ok(())
     }
 
@@ -217,7 +267,7 @@ impl Areas {
             if area.end < gap_end && gap_end - area.end >= length {
                 break;
             }
-            gap_end = gap_end.min(*start);
+            gap_end = gap_end.min(area.border(*start));
         }
         let start = gap_end.checked_sub(length)?;
         (start >= bottom).then_some(start)

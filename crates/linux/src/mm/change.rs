@@ -1,8 +1,9 @@
-//! What `mmap`, `munmap`, `mprotect`, `mremap`, `madvise` and `brk` do to an address space.
+//! What `mmap`, `munmap`, `mprotect` and `brk` do to an address space.
 
 use calypte_platform::{FrameRange, PAGE_SIZE, Protection};
 
 use super::area::{Area, Backing, is_page_aligned, page_up};
+use super::fault::Holes;
 use super::pages::Run;
 use super::{Space, page_of};
 use crate::errno::Errno;
@@ -11,6 +12,8 @@ use crate::frames::Frames;
 
 /// Anonymous areas up to this size are backed at once: 128 KiB. They are about to be used, and cost no fault then.
 const EAGER_BYTES_MAX: u64 = 128 * 1024;
+/// Most pages that one call backs: 64 MiB. The lock is held meanwhile.
+pub(super) const POPULATE_PAGES_MAX: u64 = (64 << 20) / PAGE_SIZE as u64;
 /// Lowest address at which the heap may end below the mappings: room of `brk`.
 const BREAK_BYTES_MAX: u64 = 1 << 40;
 
@@ -32,6 +35,12 @@ pub struct MapRequest {
     pub source: Source,
     /// Whether all pages are to be backed at once (`MAP_POPULATE`).
     pub populate: bool,
+    /// Whether an access below it makes it longer (`MAP_GROWSDOWN`).
+    pub grows_down: bool,
+    /// Whether it counts as locked (`MAP_LOCKED`).
+    pub is_locked: bool,
+    /// One past the highest address it may get where no address is asked for.
+    pub top: u64,
     /// Name for `/proc/self/maps` of an area without a file.
     pub name: &'static str,
 }
@@ -67,7 +76,7 @@ impl Space {
     /// Adds an area; its address.
     pub(crate) fn map(&mut self, frames: &mut Frames, request: MapRequest) -> Result<u64, Errno> {
         let length = page_up(request.length).filter(|length| *length <= self.layout.highest).ok_or(Errno::ENOMEM)?;
-        let start = self.place(request.address, length, request.placement)?;
+        let start = self.place(request.address, length, request.placement, request.top)?;
         let end = start + length;
         if request.placement == Placement::Fixed {
             self.unmap(frames, start, length)?;
@@ -81,6 +90,8 @@ impl Space {
             is_shared: request.is_shared,
             may_write: request.may_write && !matches!(backing, Backing::Monitor),
             backing,
+            grows_down: request.grows_down,
+            is_locked: request.is_locked || self.layout.locks_future,
             ..Area::anonymous(end, request.protection, request.name)
         };
         self.areas.insert(start, area.clone())?;
@@ -92,24 +103,26 @@ impl Space {
             page += u64::from(range.count);
         }
         let is_small = length <= EAGER_BYTES_MAX && matches!(area.backing, Backing::Anonymous);
-        if !request.protection.is_empty() && (request.populate || is_small) {
-            // As for Linux, a page that cannot be had now is no reason to fail.
-            let _ = self.fill(frames, start, &area, page_of(start), page_of(end));
+        if !request.protection.is_empty() && (request.populate || is_small || area.is_locked) {
+            // As for Linux, a page that cannot be had now is no reason to fail. Very many are left to come on demand.
+            let populated = page_of(end).min(page_of(start) + POPULATE_PAGES_MAX);
+            let _ = self.fill(frames, start, &area, (page_of(start), populated), Holes::Filled);
         }
         Ok(start)
     }
 
-    fn place(&self, address: u64, length: u64, placement: Placement) -> Result<u64, Errno> {
+    pub(super) fn place(&self, address: u64, length: u64, placement: Placement, top: u64) -> Result<u64, Errno> {
         let fits = |start: u64| {
             start >= self.layout.lowest && start.checked_add(length).is_some_and(|end| end <= self.layout.highest)
         };
         match placement {
             Placement::Hint => {
                 let hint = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-                if hint != 0 && fits(hint) && self.areas.is_free(hint, hint + length) {
+                if hint != 0 && fits(hint) && self.areas.has_room(hint, hint + length) {
                     return Ok(hint);
                 }
-                self.areas.find_gap(length, self.layout.lowest, self.layout.mmap_top).ok_or(Errno::ENOMEM)
+                let top = self.layout.mmap_top.min(top);
+                self.areas.find_gap(length, self.layout.lowest, top).ok_or(Errno::ENOMEM)
             }
             Placement::Fixed | Placement::FixedNoReplace => {
                 if !is_page_aligned(address) {
@@ -127,7 +140,7 @@ impl Space {
     }
 
     /// The page-aligned end of a range that a process has named, within its address space.
-    fn range_end(&self, start: u64, length: u64) -> Result<u64, Errno> {
+    pub(super) fn range_end(&self, start: u64, length: u64) -> Result<u64, Errno> {
         if !is_page_aligned(start) {
             return Err(Errno::EINVAL);
         }
@@ -154,20 +167,25 @@ impl Space {
         if start == end {
             return Ok(());
         }
-        if !self.areas.covers(start, end) {
-            return Err(Errno::ENOMEM);
+        // Areas are changed in order up to the first that cannot be.
+        let (mut at, mut changed, mut outcome) = (start, Vec::new(), Ok(()));
+        for (from, to, area) in self.areas.within(start, end) {
+            if from != at {
+                break;
+            }
+            if protection.contains(Protection::WRITE) && !area.may_write {
+                outcome = Err(Errno::EACCES);
+                break;
+            }
+            if area.protection != protection {
+                changed.push((from, to));
+            }
+            at = to;
         }
-        let refuses = |area: &Area| protection.contains(Protection::WRITE) && !area.may_write;
-        if self.areas.within(start, end).any(|(_, _, area)| refuses(area)) {
-            return Err(Errno::EACCES);
+        if at < end && outcome.is_ok() {
+            outcome = Err(Errno::ENOMEM);
         }
-        let changed: Vec<(u64, u64)> = self
-            .areas
-            .within(start, end)
-            .filter(|(_, _, area)| area.protection != protection)
-            .map(|(from, to, _)| (from, to))
-            .collect();
-        self.areas.change(start, end, |area| area.protection = protection)?;
+        self.areas.change(start, at, |area| area.protection = protection)?;
         let mut ranges: Vec<(u64, u64, Protection)> = Vec::new();
         for run in changed.iter().flat_map(|(from, to)| self.pages.runs(page_of(*from), page_of(*to))) {
             let (start, end) = (run.page * PAGE_SIZE as u64, run.end() * PAGE_SIZE as u64);
@@ -179,130 +197,7 @@ impl Space {
             }
         }
         self.platform.protect_all(&ranges);
-        Ok(())
-    }
-
-    /// `mremap`; `fixed` is the new address for `MREMAP_FIXED`.
-    pub(crate) fn remap(
-        &mut self,
-        frames: &mut Frames,
-        old: u64,
-        old_length: u64,
-        new_length: u64,
-        may_move: bool,
-        fixed: Option<u64>,
-    ) -> Result<u64, Errno> {
-        let old_end = self.range_end(old, old_length).map_err(|_| Errno::EINVAL)?;
-        let old_length = old_end - old;
-        let new_length =
-            page_up(new_length).filter(|length| *length > 0 && *length <= self.layout.highest).ok_or(Errno::EINVAL)?;
-        if old_length == 0 {
-            return Err(Errno::EINVAL); // Duplicating a shared mapping this way is deprecated and not offered.
-        }
-        let (_, area) = self.areas.at(old).ok_or(Errno::EFAULT)?;
-        if area.end < old + new_length.min(old_length) {
-            return Err(Errno::EFAULT); // The range spans several areas.
-        }
-        if matches!(area.backing, Backing::Monitor) {
-            return Err(Errno::EINVAL);
-        }
-        if let Some(new) = fixed {
-            return self.move_area(frames, old, old_length, new, new_length, Placement::Fixed);
-        }
-        if new_length <= old_length {
-            if new_length < old_length {
-                self.unmap(frames, old + new_length, old_length - new_length)?;
-            }
-            return Ok(old);
-        }
-        let new_end = old.checked_add(new_length).ok_or(Errno::ENOMEM)?;
-        if area.end == old_end && new_end <= self.layout.highest && self.areas.is_free(old_end, new_end) {
-            self.areas.at_mut(old).expect("just found").1.end = new_end;
-            return Ok(old);
-        }
-        if !may_move {
-            return Err(Errno::ENOMEM);
-        }
-        self.move_area(frames, old, old_length, 0, new_length, Placement::Hint)
-    }
-
-    /// Moves an area and the pages behind it.
-    fn move_area(
-        &mut self,
-        frames: &mut Frames,
-        old: u64,
-        old_length: u64,
-        new: u64,
-        new_length: u64,
-        placement: Placement,
-    ) -> Result<u64, Errno> {
-        let new = self.place(new, new_length, placement)?;
-        let (old_end, new_end) = (old + old_length, new + new_length);
-        if placement == Placement::Fixed {
-            if new < old_end && old < new_end {
-                return Err(Errno::EINVAL);
-            }
-            self.unmap(frames, new, new_length)?;
-        }
-        if new_length < old_length {
-            self.unmap(frames, old + new_length, old_length - new_length)?;
-        }
-        let old_end = old_end.min(old + new_length);
-        let parts = self.areas.take(old, old_end)?;
-        let [(_, area)] = <[_; 1]>::try_from(parts).map_err(|_| Errno::EFAULT)?;
-        let protection = area.protection;
-        self.areas.insert(new, Area { end: new_end, fault_end: 0, fault_pages: 0, ..area })?;
-        let runs = self.pages.remove(page_of(old), page_of(old_end));
-        self.platform.unmap(old, old_end - old);
-        for run in runs {
-            let page = page_of(new) + (run.page - page_of(old));
-            self.back(frames, Run { page, ..run }, protection).map_err(|_| Errno::ENOMEM)?;
-        }
-        Ok(new)
-    }
-
-    /// `madvise(MADV_DONTNEED)` and `MADV_FREE`: pages go, areas stay. `ENOMEM` if the range has holes, after the work.
-    pub(crate) fn discard(&mut self, frames: &mut Frames, start: u64, length: u64) -> Result<(), Errno> {
-        let end = self.range_end(start, length)?;
-        let parts: Vec<(u64, u64, bool)> = self
-            .areas
-            .within(start, end)
-            .map(|(from, to, area)| (from, to, matches!(area.backing, Backing::Monitor)))
-            .collect();
-        if parts.iter().any(|(_, _, is_monitors)| *is_monitors) {
-            return Err(Errno::EINVAL);
-        }
-        for (from, to, _) in parts {
-            self.drop_pages(frames, from, to);
-        }
-        if self.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// `MADV_WILLNEED`, `MADV_POPULATE_READ` and `_WRITE`, `mlock`: backs the pages of a range, as many as can be had.
-    pub(crate) fn populate(&mut self, frames: &mut Frames, start: u64, length: u64) -> Result<(), Errno> {
-        let end = self.range_end(start, length)?;
-        let parts: Vec<(u64, u64)> = self.areas.within(start, end).map(|(from, to, _)| (from, to)).collect();
-        for (from, to) in parts {
-            let (area_start, area) = self.areas.at(from).expect("just found");
-            let area = area.clone();
-            if !area.protection.is_empty()
-                && self.fill(frames, area_start, &area, page_of(from), page_of(to)) == Err(super::Fault::OutOfMemory)
-            {
-                return Err(Errno::ENOMEM);
-            }
-        }
-        if self.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// `ENOMEM` unless areas cover the whole range.
-    pub(crate) fn check_mapped(&self, start: u64, length: u64) -> Result<(), Errno> {
-        let end = self.range_end(start, length)?;
-        if self.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// `mincore`: a byte for each page, 1 for those in memory.
-    pub(crate) fn residency(&self, start: u64, pages: u64) -> Vec<u8> {
-        (page_of(start)..page_of(start) + pages).map(|page| u8::from(self.pages.get(page).is_some())).collect()
+        outcome
     }
 
     /// `brk`: the new end of the heap, which is the old one if it cannot be as asked for.
@@ -335,6 +230,9 @@ impl Space {
             may_write: true,
             source: Source::Anonymous,
             populate: false,
+            grows_down: false,
+            is_locked: false,
+            top: u64::MAX,
             name: "[heap]",
         };
         self.map(frames, request).map(|_| ())

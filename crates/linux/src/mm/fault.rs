@@ -2,12 +2,13 @@
 
 use calypte_platform::{Frame, FrameRange, PAGE_SIZE, Protection};
 
-use super::area::{Area, Backing};
+use super::area::{Area, Backing, GUARD_GAP_BYTES};
 use super::pages::Run;
 use super::{Space, page_of};
 use crate::errno::Errno;
 use crate::file::Mapping;
 use crate::frames::{Charge, Frames};
+use crate::limits::STACK_BYTES;
 
 /// Pages of zeros filled around a first touch: few, since the stacks of threads pay for them.
 const PAGES_AROUND_ANONYMOUS: u64 = 16;
@@ -34,10 +35,20 @@ pub enum Fault {
     OutOfMemory,
 }
 
+/// What becomes of pages that a file in guest memory does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// The file gets them.
+    Filled,
+    /// They stay absent.
+    Kept,
+}
+
 impl Space {
     /// Makes one access possible, and likely next ones.
     pub(crate) fn fault(&mut self, frames: &mut Frames, address: u64, needed: Protection) -> Result<(), Fault> {
-        let (start, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+        let (start, area) = self.area_at(address)?;
+        let area = area.clone();
         if !area.protection.contains(needed) {
             return Err(Fault::NotAllowed);
         }
@@ -47,34 +58,58 @@ impl Space {
         if backed.is_some() && !is_copy {
             return Ok(()); // Another virtual CPU was faster.
         }
-        let (first, end) = window(start, area, page);
-        let area = area.clone();
+        let (first, end) = window(start, &area, page);
         if let Some((_, area)) = self.areas.at_mut(address) {
             area.fault_end = end;
             area.fault_pages = end - first;
         }
         if is_copy {
-            return self.own(frames, &area, page, end.min(page + PAGES_COPIED_MAX));
+            // Pages of a file show what is written to it for as long as they are not written themselves.
+            let is_file = matches!(area.backing, Backing::File { .. });
+            let pages = if is_file { 1 } else { PAGES_COPIED_MAX };
+            return self.own(frames, &area, page, end.min(page + pages));
         }
-        self.fill(frames, start, &area, page, page + 1)?;
+        self.fill(frames, start, &area, (page, page + 1), Holes::Filled)?;
         if needed.contains(Protection::WRITE) {
             self.own(frames, &area, page, page + 1)?;
         }
         // What lies around the page is a guess: no reason to fail if it cannot be had.
-        if self.fill(frames, start, &area, page + 1, end).is_ok() {
-            let _ = self.fill(frames, start, &area, first, page);
+        if self.fill(frames, start, &area, (page + 1, end), Holes::Kept).is_ok() {
+            let _ = self.fill(frames, start, &area, (first, page), Holes::Kept);
         }
         Ok(())
     }
 
-    /// Backs the absent pages of `[first, end)`, which lie in `area`. On failure the ones before are backed.
+    /// The area of an address; one above that grows downwards is extended to it.
+    fn area_at(&mut self, address: u64) -> Result<(u64, &Area), Fault> {
+        if self.areas.at(address).is_none() {
+            self.grow_down(address)?;
+        }
+        self.areas.at(address).ok_or(Fault::NoArea)
+    }
+
+    /// Extends the area above `address` down to it, if it is one that grows and there is room.
+    fn grow_down(&mut self, address: u64) -> Result<(), Fault> {
+        let (above, below_end) = self.areas.around(address).ok_or(Fault::NoArea)?;
+        let (_, area) = self.areas.at(above).ok_or(Fault::NoArea)?;
+        let start = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
+        let has_gap = below_end == 0 || start.checked_sub(below_end).is_some_and(|gap| gap >= GUARD_GAP_BYTES);
+        if !area.grows_down || area.end - start > STACK_BYTES || start < self.layout.lowest || !has_gap {
+            return Err(Fault::NoArea);
+        }
+        self.areas.extend_down(above, start);
+        Ok(())
+    }
+
+    /// Backs the absent pages from the first of `pages` to the one before the second, which lie in `area`. On failure the
+    /// ones before are backed.
     pub(super) fn fill(
         &mut self,
         frames: &mut Frames,
         start: u64,
         area: &Area,
-        first: u64,
-        end: u64,
+        (first, end): (u64, u64),
+        holes: Holes,
     ) -> Result<(), Fault> {
         let mut page = first;
         while page < end {
@@ -87,7 +122,11 @@ impl Space {
                 Backing::Anonymous => self.fill_anonymous(frames, area, page, absent)?,
                 Backing::File { mapping, offset } => {
                     let index = (offset / PAGE_SIZE as u64) + (page - page_of(start));
-                    self.fill_from_file(frames, area, page, absent, mapping, index)?
+                    if mapping.is_in_memory() {
+                        self.fill_from_memory(frames, area, (page, absent), (mapping, index), holes)?
+                    } else {
+                        self.fill_from_host(frames, area, page, absent, mapping, index)?
+                    }
                 }
                 Backing::Monitor => return Err(Fault::NoContent),
             };
@@ -104,7 +143,33 @@ impl Space {
         Ok(u64::from(range.count))
     }
 
-    fn fill_from_file(
+    /// Backs absent pages with those of a file in guest memory, which private areas borrow: how many pages have been dealt
+    /// with.
+    fn fill_from_memory(
+        &mut self,
+        frames: &mut Frames,
+        area: &Area,
+        (page, wanted): (u64, u64),
+        (mapping, index): (&Mapping, u64),
+        holes: Holes,
+    ) -> Result<u64, Fault> {
+        let is_filled = holes == Holes::Filled;
+        let Some(first) = mapping.frame(index, frames, is_filled).map_err(content_fault)? else { return Ok(1) };
+        let mut range = FrameRange::one(first);
+        // Further pages as long as their frames happen to be consecutive.
+        while u64::from(range.count) < wanted
+            && let Ok(Some(next)) = mapping.frame(index + u64::from(range.count), frames, is_filled)
+            && next.0 == first.0 + range.count
+        {
+            range.count += 1;
+        }
+        range.iter().for_each(|frame| frames.share(frame));
+        let run = Run { page, frames: range, is_borrowed: area.is_private() };
+        self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        Ok(u64::from(range.count))
+    }
+
+    fn fill_from_host(
         &mut self,
         frames: &mut Frames,
         area: &Area,
@@ -113,14 +178,6 @@ impl Space {
         mapping: &Mapping,
         index: u64,
     ) -> Result<u64, Fault> {
-        if area.is_shared
-            && let Some(frame) = mapping.shared_frame(index, frames).map_err(content_fault)?
-        {
-            frames.share(frame);
-            let run = Run { page, frames: FrameRange::one(frame), is_borrowed: false };
-            self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
-            return Ok(1);
-        }
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         let mut range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
         let read = read_pages(frames, mapping, index, range);
@@ -183,7 +240,7 @@ impl Space {
         needed: Protection,
         is_write: bool,
     ) -> Result<(Frame, usize), Fault> {
-        let (_, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+        let (_, area) = self.area_at(address)?;
         if !area.protection.contains(needed) {
             return Err(Fault::NotAllowed);
         }
@@ -229,7 +286,7 @@ fn read_pages(frames: &mut Frames, mapping: &Mapping, index: u64, range: FrameRa
 
 fn content_fault(errno: Errno) -> Fault {
     match errno {
-        Errno::ENOMEM | Errno::ENOSPC => Fault::OutOfMemory,
+        Errno::ENOMEM => Fault::OutOfMemory,
         _ => Fault::NoContent,
     }
 }

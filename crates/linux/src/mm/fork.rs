@@ -3,9 +3,9 @@
 
 use calypte_platform::{Machine, Protection};
 
-use super::area::{Area, Areas, Backing, OnFork};
+use super::area::{Area, Areas, OnFork};
 use super::pages::{Pages, Run};
-use super::{AddressSpaces, Space, SpaceId, page_of};
+use super::{AddressSpaces, Layout, Space, SpaceId, page_of};
 use crate::errno::Errno;
 use crate::frames::Frames;
 
@@ -18,10 +18,15 @@ impl AddressSpaces {
         })?;
         let parent = self.space(parent);
         parent.lend();
-        let mut child =
-            Space { users: 1, platform, areas: Areas::default(), pages: Pages::default(), layout: parent.layout };
+        let mut child = Space {
+            users: 1,
+            platform,
+            areas: Areas::default(),
+            pages: Pages::default(),
+            layout: Layout { locks_future: false, ..parent.layout },
+        };
         for (start, area) in parent.areas.iter().filter(|(_, area)| area.on_fork != OnFork::Omit) {
-            let mut copied = child.areas.insert(start, area.clone());
+            let mut copied = child.areas.insert(start, Area { is_locked: false, ..area.clone() });
             if copied.is_ok() && area.on_fork != OnFork::Wipe {
                 let runs = parent.pages.runs(page_of(start), page_of(area.end));
                 copied = runs.into_iter().try_for_each(|run| child.borrow_run(frames, area, run));
@@ -61,7 +66,6 @@ impl Space {
 impl Area {
     /// Whether its pages are borrowed after a fork.
     fn is_lent(&self) -> bool {
-        let is_private = !self.is_shared && !matches!(self.backing, Backing::Monitor);
-        is_private && self.on_fork == OnFork::Inherit
+        self.is_private() && self.on_fork == OnFork::Inherit
     }
 }

@@ -5,20 +5,24 @@
 //! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
 //! area's protection, less the right to write if its frame is borrowed; it holds one reference to its frame.
 
+mod advice;
 mod area;
 mod change;
 mod copy;
 mod fault;
 mod fork;
 mod pages;
+mod remap;
 
 use std::collections::BTreeMap;
 
 use calypte_platform::{AddressSpace, Frame, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
 
+pub(crate) use advice::ForkAdvice;
 pub use area::AREAS_MAX;
 pub use change::{MapRequest, Placement, Source};
 pub use fault::Fault;
+pub(crate) use remap::RemapRequest;
 
 use crate::errno::Errno;
 use crate::frames::Frames;
@@ -67,6 +71,10 @@ struct Layout {
     /// The heap that `brk` grows.
     break_start: u64,
     break_end: u64,
+    /// Whether new areas are locked (`MCL_FUTURE`).
+    locks_future: bool,
+    /// What `membarrier` has been told to be ready for: its commands' bits.
+    barriers: u32,
 }
 
 /// A line of `/proc/<pid>/maps`.
@@ -109,7 +117,15 @@ impl AddressSpaces {
             platform,
             areas: Areas::default(),
             pages: Pages::default(),
-            layout: Layout { lowest, highest, mmap_top: highest, break_start: 0, break_end: 0 },
+            layout: Layout {
+                lowest,
+                highest,
+                mmap_top: highest,
+                break_start: 0,
+                break_end: 0,
+                locks_future: false,
+                barriers: 0,
+            },
         }))
     }
 
@@ -207,6 +223,19 @@ impl Space {
         self.areas.iter().map(|(start, area)| area.end - start).sum()
     }
 
+    /// Bytes of the areas that hold data of the process's own (`RLIMIT_DATA`).
+    pub(crate) fn data_size(&self) -> u64 {
+        let is_data =
+            |area: &Area| area.is_private() && area.protection.contains(Protection::WRITE) && !area.grows_down;
+        self.areas.iter().filter(|(_, area)| is_data(area)).map(|(start, area)| area.end - start).sum()
+    }
+
+    /// Where the area that holds `address` and grows downwards begins (`PROT_GROWSDOWN`).
+    pub(crate) fn start_of_growing(&self, address: u64) -> Result<u64, Errno> {
+        let (start, area) = self.areas.at(address).ok_or(Errno::ENOMEM)?;
+        if area.grows_down { Ok(start) } else { Err(Errno::EINVAL) }
+    }
+
     /// One past the highest address that may be mapped.
     pub(crate) fn highest(&self) -> u64 {
         self.layout.highest
@@ -226,6 +255,11 @@ impl Space {
     pub(crate) fn set_break(&mut self, start: u64) {
         self.layout.break_start = start;
         self.layout.break_end = start;
+    }
+
+    /// The bits of `membarrier`'s commands that the process has registered for.
+    pub(crate) fn barriers(&mut self) -> &mut u32 {
+        &mut self.layout.barriers
     }
 
     fn describe(&self) -> impl Iterator<Item = AreaDescription> {

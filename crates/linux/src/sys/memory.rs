@@ -1,35 +1,35 @@
-//! Memory: `mmap(2)` and its family. The work is done in [`crate::mm`].
+//! Memory: `mmap(2)` and its family. The work is done in [`crate::mm`]; see also [`super::advice`].
 
 use calypte_platform::{PAGE_SIZE, Protection};
 
 use crate::call::Call;
 use crate::errno::Errno;
+use crate::file::Mapping;
 use crate::frames::Frames;
-use crate::limits::Resource;
-use crate::mm::{MapRequest, Placement, Source, Space};
+use crate::fs;
+use crate::fs::tmp::Content;
+use crate::limits::{Resource, UNLIMITED};
+use crate::mm::{MapRequest, Placement, RemapRequest, Source, Space};
 use crate::outcome::SysResult;
 use crate::sys::entry;
 use crate::table::SystemCall;
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
-    entry(9, "mmap", mmap),
-    entry(10, "mprotect", mprotect),
+    entry(9, "mmap", mmap).supports(
+        "all flags but `MAP_HUGETLB` (`ENOMEM`) and `MAP_SYNC` (`EOPNOTSUPP`); host files may not be mapped both shared and \
+         writable (`EACCES`)",
+    ),
+    entry(10, "mprotect", mprotect).supports("no `PROT_GROWSUP`; write and execute imply read"),
     entry(11, "munmap", munmap),
     entry(12, "brk", brk),
     entry(25, "mremap", mremap),
     entry(26, "msync", msync),
     entry(27, "mincore", mincore),
-    entry(28, "madvise", madvise),
-    entry(149, "mlock", mlock),
-    entry(150, "munlock", munlock),
-    entry(151, "mlockall", mlockall),
-    entry(152, "munlockall", munlockall),
-    entry(324, "membarrier", membarrier),
-    entry(325, "mlock2", mlock),
 ];
 
 const PROT_KNOWN: u64 = 0x0f; // with PROT_SEM
+const PROT_ACCESS: u64 = 7;
 const PROT_GROWS_DOWN: u64 = 0x0100_0000;
 const MAP_SHARED: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
@@ -37,8 +37,16 @@ const MAP_SHARED_VALIDATE: u64 = 3;
 const MAP_TYPE: u64 = 0xf;
 const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_32BIT: u64 = 0x40;
+const MAP_GROWSDOWN: u64 = 0x100;
+const MAP_LOCKED: u64 = 0x2000;
 const MAP_NORESERVE: u64 = 0x4000;
 const MAP_POPULATE: u64 = 0x8000;
+const MAP_NONBLOCK: u64 = 0x1_0000;
+/// Flags that `MAP_SHARED_VALIDATE` knows, besides those of the type: all that Linux lists, less `MAP_SYNC`.
+const MAP_KNOWN: u64 = 0x1f_f973 & !MAP_SYNC;
+/// Where areas end that are asked for with `MAP_32BIT`.
+const TOP_32BIT: u64 = 0x8000_0000;
 const MAP_HUGETLB: u64 = 0x4_0000;
 const MAP_SYNC: u64 = 0x8_0000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
@@ -49,40 +57,46 @@ const O_WRONLY: u32 = 1;
 const MINCORE_PAGES_MAX: u64 = 1 << 20;
 
 /// The caller's address space and the frames.
-fn memory<'c>(call: &'c mut Call<'_>) -> (&'c mut Space, &'c mut Frames) {
+pub(super) fn memory<'c>(call: &'c mut Call<'_>) -> (&'c mut Space, &'c mut Frames) {
     let id = call.process().space;
     (call.kernel.spaces.space(id), &mut call.kernel.frames)
 }
 
-fn protection(bits: u64) -> Result<Protection, Errno> {
-    if bits & !(PROT_KNOWN | PROT_GROWS_DOWN) != 0 {
-        return Err(Errno::EINVAL);
-    }
+fn protection(bits: u64) -> Protection {
     let mut protection = Protection::empty();
     // The processor cannot express write or execute without read.
-    protection.set(Protection::READ, bits & 7 != 0);
+    protection.set(Protection::READ, bits & PROT_ACCESS != 0);
     protection.set(Protection::WRITE, bits & 2 != 0);
     protection.set(Protection::EXECUTE, bits & 4 != 0);
-    Ok(protection)
+    protection
 }
 
 fn mmap(call: &mut Call<'_>) -> SysResult {
     let [address, length, prot, flags, _, offset] = call.args;
     let kind = flags & MAP_TYPE;
-    if length == 0 || !offset.is_multiple_of(PAGE_SIZE as u64) {
+    if !offset.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL.into());
     }
-    if !matches!(kind, MAP_SHARED | MAP_PRIVATE | MAP_SHARED_VALIDATE) {
+    if flags & MAP_ANONYMOUS == 0 {
+        let fd = call.int(4);
+        call.process().files.get(fd)?;
+    }
+    let is_validated = kind == MAP_SHARED_VALIDATE && flags & MAP_ANONYMOUS == 0;
+    if length == 0 || !is_validated && !matches!(kind, MAP_SHARED | MAP_PRIVATE) {
         return Err(Errno::EINVAL.into());
     }
     if flags & MAP_HUGETLB != 0 {
         return Err(Errno::ENOMEM.into()); // As on Linux without a pool of huge pages.
     }
-    if kind == MAP_SHARED_VALIDATE && flags & MAP_SYNC != 0 {
+    if is_validated && flags & !MAP_KNOWN != 0 {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    let protection = protection(prot & !8)?;
+    let protection = protection(prot);
     check_room(call, length, protection, flags)?;
+    let is_locked = flags & MAP_LOCKED != 0 || memory(call).0.locks_future();
+    if is_locked && locked_room(call) < length {
+        return Err(Errno::EAGAIN.into());
+    }
     let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
         Placement::FixedNoReplace
     } else if flags & MAP_FIXED != 0 {
@@ -91,8 +105,11 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         Placement::Hint
     };
     let is_shared = kind != MAP_PRIVATE;
+    if is_shared && flags & MAP_GROWSDOWN != 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let (source, may_write) = if flags & MAP_ANONYMOUS != 0 {
-        (Source::Anonymous, true)
+        (anonymous_source(call, is_shared, length)?, true)
     } else {
         file_source(call, protection, is_shared, length, offset)?
     };
@@ -104,11 +121,38 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
         is_shared,
         may_write,
         source,
-        populate: flags & MAP_POPULATE != 0,
+        populate: flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE,
+        grows_down: flags & MAP_GROWSDOWN != 0,
+        is_locked,
+        top: if flags & MAP_32BIT != 0 { TOP_32BIT } else { u64::MAX },
         name: "",
     };
     let (space, frames) = memory(call);
     Ok(space.map(frames, request)?)
+}
+
+/// Zeros: shared ones are those of a file without a name, so that processes made by `fork` see the same.
+fn anonymous_source(call: &mut Call<'_>, is_shared: bool, length: u64) -> Result<Source, Errno> {
+    if !is_shared {
+        return Ok(Source::Anonymous);
+    }
+    let owner = fs::open::owner(call.kernel, call.pid)?;
+    let inode = call.kernel.files.scratch().clone().create_regular(0o777, owner).map_err(|_| Errno::ENOMEM)?;
+    let size = length.checked_next_multiple_of(PAGE_SIZE as u64).ok_or(Errno::ENOMEM)?;
+    if let Content::Regular(pages) = &mut inode.state().content {
+        pages.truncate(&mut call.kernel.frames, size).map_err(|_| Errno::ENOMEM)?;
+    }
+    Ok(Source::File { mapping: Mapping::of_tmp(inode, b"/dev/zero (deleted)".as_slice().into()), offset: 0 })
+}
+
+/// How many more bytes the process may lock. Root may lock all there is.
+pub(super) fn locked_room(call: &mut Call<'_>) -> u64 {
+    let process = call.process();
+    if process.credentials.uid_effective == 0 {
+        return u64::MAX;
+    }
+    let limit = process.limits.get(Resource::LockedMemory).soft;
+    limit.saturating_sub(memory(call).0.locked_bytes(0, u64::MAX))
 }
 
 /// Refuses what cannot be meant: more private memory at once than there is (as `vm.overcommit_memory` 0 does), and more
@@ -122,7 +166,12 @@ fn check_room(call: &mut Call<'_>, length: u64, protection: Protection, flags: u
         return Err(Errno::ENOMEM);
     }
     let limit = call.process().limits.get(Resource::AddressSpace).soft;
-    if limit != crate::limits::UNLIMITED && memory(call).0.size().saturating_add(length) > limit {
+    if limit != UNLIMITED && memory(call).0.size().saturating_add(length) > limit {
+        return Err(Errno::ENOMEM);
+    }
+    let limit = call.process().limits.get(Resource::Data).soft;
+    let is_data = protection.contains(Protection::WRITE) && flags & MAP_TYPE == MAP_PRIVATE;
+    if is_data && limit != UNLIMITED && memory(call).0.data_size().saturating_add(length) > limit {
         return Err(Errno::ENOMEM);
     }
     Ok(())
@@ -146,12 +195,14 @@ fn file_source(
         return Err(Errno::EACCES);
     }
     let mut mapping = file.mapping()?;
+    if mapping.is_zero() {
+        return Ok((anonymous_source(call, is_shared, length)?, true));
+    }
     if is_shared && may_write {
         mapping = mapping.into_shared(protection.contains(Protection::WRITE))?;
         may_write = mapping.may_be_written();
     }
-    let source = if mapping.is_zero() { Source::Anonymous } else { Source::File { mapping, offset } };
-    Ok((source, may_write))
+    Ok((Source::File { mapping, offset }, may_write))
 }
 
 fn munmap(call: &mut Call<'_>) -> SysResult {
@@ -163,8 +214,12 @@ fn munmap(call: &mut Call<'_>) -> SysResult {
 
 fn mprotect(call: &mut Call<'_>) -> SysResult {
     let [address, length, prot, ..] = call.args;
-    let protection = protection(prot & !8)?;
-    memory(call).0.protect(address, length, protection)?;
+    if prot & !(PROT_KNOWN | PROT_GROWS_DOWN) != 0 || !address.is_multiple_of(PAGE_SIZE as u64) {
+        return Err(Errno::EINVAL.into());
+    }
+    let space = memory(call).0;
+    let start = if prot & PROT_GROWS_DOWN != 0 && length > 0 { space.start_of_growing(address)? } else { address };
+    space.protect(start, length.saturating_add(address - start), protection(prot))?;
     Ok(0)
 }
 
@@ -182,15 +237,29 @@ fn brk(call: &mut Call<'_>) -> SysResult {
 fn mremap(call: &mut Call<'_>) -> SysResult {
     const MAY_MOVE: u64 = 1;
     const FIXED: u64 = 2;
+    const DONT_UNMAP: u64 = 4;
     let [old, old_length, new_length, flags, new, _] = call.args;
-    if flags & !(MAY_MOVE | FIXED) != 0 || flags & (MAY_MOVE | FIXED) == FIXED {
+    let has = |flag: u64| flags & flag != 0;
+    if flags & !(MAY_MOVE | FIXED | DONT_UNMAP) != 0 || has(FIXED | DONT_UNMAP) && !has(MAY_MOVE) {
         return Err(Errno::EINVAL.into());
     }
-    let growth = new_length.saturating_sub(old_length);
+    let growth = if has(DONT_UNMAP) { new_length } else { new_length.saturating_sub(old_length) };
     check_room(call, growth, Protection::WRITE, MAP_PRIVATE)?;
-    let fixed = (flags & FIXED != 0).then_some(new);
+    let old_end = old.saturating_add(old_length);
+    if growth > 0 && memory(call).0.locked_bytes(old, old_end) > 0 && locked_room(call) < growth {
+        return Err(Errno::EAGAIN.into());
+    }
+    let request = RemapRequest {
+        old,
+        old_length,
+        new_length,
+        may_move: has(MAY_MOVE),
+        target: has(FIXED | DONT_UNMAP).then_some(new),
+        is_fixed: has(FIXED),
+        keeps_old: has(DONT_UNMAP),
+    };
     let (space, frames) = memory(call);
-    Ok(space.remap(frames, old, old_length, new_length, flags & MAY_MOVE != 0, fixed)?)
+    Ok(space.remap(frames, &request)?)
 }
 
 fn msync(call: &mut Call<'_>) -> SysResult {
@@ -202,7 +271,11 @@ fn msync(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     // Shared pages are the file's own pages: there is nothing to write back.
-    memory(call).0.check_mapped(address, length)?;
+    let space = memory(call).0;
+    space.check_mapped(address, length)?;
+    if flags & INVALIDATE != 0 && space.locked_bytes(address, address.saturating_add(length)) > 0 {
+        return Err(Errno::EBUSY.into());
+    }
     Ok(0)
 }
 
@@ -220,76 +293,4 @@ fn mincore(call: &mut Call<'_>) -> SysResult {
     let resident = space.residency(address, pages);
     call.write_bytes(result, &resident)?;
     Ok(0)
-}
-
-fn madvise(call: &mut Call<'_>) -> SysResult {
-    const WILLNEED: i32 = 3;
-    const DONTNEED: i32 = 4;
-    const FREE: i32 = 8;
-    const POPULATE: [i32; 2] = [22, 23];
-    /// Normal, random, sequential; fork and dump behaviour; huge pages, merging; cold, page-out.
-    const WITHOUT_EFFECT: [i32; 13] = [0, 1, 2, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21];
-    let [address, length, ..] = call.args;
-    let advice = call.int(2);
-    let (space, frames) = memory(call);
-    match advice {
-        DONTNEED | FREE => space.discard(frames, address, length)?,
-        // A hint only: pages come when they are used.
-        WILLNEED => space.check_mapped(address, length)?,
-        advice if POPULATE.contains(&advice) => space.populate(frames, address, length)?,
-        advice if WITHOUT_EFFECT.contains(&advice) => space.check_mapped(address, length)?,
-        _ => return Err(Errno::EINVAL.into()),
-    }
-    Ok(0)
-}
-
-fn mlock(call: &mut Call<'_>) -> SysResult {
-    let [address, length, ..] = call.args;
-    let start = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-    let length = length.saturating_add(address - start);
-    if length > call.process().limits.get(Resource::LockedMemory).soft {
-        return Err(Errno::ENOMEM.into());
-    }
-    // Guest memory is never paged out by the guest: locking is populating.
-    let (space, frames) = memory(call);
-    space.populate(frames, start, length)?;
-    Ok(0)
-}
-
-fn munlock(call: &mut Call<'_>) -> SysResult {
-    let [address, length, ..] = call.args;
-    let start = address / PAGE_SIZE as u64 * PAGE_SIZE as u64;
-    memory(call).0.check_mapped(start, length.saturating_add(address - start))?;
-    Ok(0)
-}
-
-fn mlockall(call: &mut Call<'_>) -> SysResult {
-    const KNOWN: u64 = 7;
-    const ON_FAULT: u64 = 4;
-    match call.args[0] {
-        0 | ON_FAULT => Err(Errno::EINVAL.into()),
-        flags if flags & !KNOWN != 0 => Err(Errno::EINVAL.into()),
-        _ => Ok(0),
-    }
-}
-
-fn munlockall(_call: &mut Call<'_>) -> SysResult {
-    Ok(0)
-}
-
-/// Offered where it is trivial, with one virtual CPU: no other thread runs, and switching threads is a barrier.
-fn membarrier(call: &mut Call<'_>) -> SysResult {
-    const QUERY: i32 = 0;
-    /// Global, expedited and instruction barriers with their registrations.
-    const COMMANDS: u64 = 0x7f;
-    let supported = if call.kernel.scheduler.vcpu_count() == 1 { COMMANDS } else { 0 };
-    let command = call.int(0);
-    if call.args[1] != 0 {
-        return Err(Errno::EINVAL.into());
-    }
-    if command == QUERY {
-        return Ok(supported);
-    }
-    let is_supported = command.count_ones() == 1 && u64::from(command.cast_unsigned()) & supported != 0;
-    if is_supported { Ok(0) } else { Err(Errno::EINVAL.into()) }
 }

@@ -1,7 +1,9 @@
 //! The system calls, a file for each family. A family's `CALLS` is its part of [`crate::table`].
 
 pub mod access;
+pub mod advice;
 pub mod attribute;
+pub mod barrier;
 pub mod clone;
 pub mod descriptor;
 pub mod directory;

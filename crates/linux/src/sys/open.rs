@@ -139,6 +139,9 @@ fn memfd_create(call: &mut Call<'_>) -> SysResult {
     if flags & !(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    if flags & (libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC) == libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC {
+        return Err(Errno::EINVAL.into());
+    }
     let name = call.kernel.read_user_string(call.pid, call.args[0], MEMFD_NAME_BYTES_MAX + 1)?.ok_or(Errno::EINVAL)?;
     let owner = owner(call.kernel, call.pid)?;
     let permissions = if flags & libc::MFD_NOEXEC_SEAL != 0 { 0o666 } else { 0o777 };

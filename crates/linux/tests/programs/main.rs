@@ -25,6 +25,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("preemption"),
     Program::new("futexes"),
     Program::new("memory"),
+    Program::new("mappings"),
     Program::new("clocks"),
     Program::new("signals").ends_with(128 + 10),
     Program::new("exec"),
