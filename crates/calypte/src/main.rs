@@ -13,6 +13,7 @@ mod data;
 mod environment_variable;
 mod lambda;
 mod output;
+mod platform;
 mod progress;
 mod server;
 mod suggestion;

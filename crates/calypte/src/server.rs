@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use calypte_control::Control;
 use calypte_jail::Policy;
 use calypte_store::Store;
+use calypte_wire::monitor::Platform;
 use calypte_worker::code::CodeCache;
 use calypte_worker::image::Images;
 use calypte_worker::{Worker, WorkerConfig};
@@ -20,6 +21,7 @@ use crate::administration::listener::OwnerListener;
 use crate::administration::service::{Administration, router};
 use crate::data::{DataFolder, REGION_DEFAULT};
 use crate::output::note;
+use crate::platform::{AccountLimit, PlatformOption, PtraceAccounts};
 use crate::verb::zygote::UID_FIRST_DEFAULT;
 use crate::verb::{jail_probe, zygote};
 
@@ -41,6 +43,11 @@ pub(crate) struct Options {
     /// First of 65,536 user ids for microVMs, used when the server runs as root; nothing else may use them
     #[arg(long, value_name = "UID", default_value_t = UID_FIRST_DEFAULT)]
     jail_uids: u32,
+    #[command(flatten)]
+    platform: PlatformOption,
+    /// Accounts when functions run under ptrace, where who breaks out of one can reach those of others
+    #[arg(long, value_enum, default_value_t, value_name = "NUMBER")]
+    ptrace_accounts: PtraceAccounts,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -75,6 +82,8 @@ fn check_jail(policy: Policy) -> anyhow::Result<()> {
 pub(crate) struct Prepared {
     folder: DataFolder,
     region: String,
+    platform: Platform,
+    pub(crate) accounts: AccountLimit,
     listener: TcpListener,
     pub(crate) store: Store,
     pub(crate) images: Images,
@@ -123,11 +132,13 @@ impl Stop {
 impl Prepared {
     /// Takes the data folder and the port.
     pub(crate) async fn new(options: &Options, folder: DataFolder) -> anyhow::Result<Self> {
-        calypte_kvm::probe()?;
+        let platform = options.platform.choose()?;
+        let accounts = AccountLimit::new(platform, options.ptrace_accounts);
         check_jail(options.require_jail)?;
         let stop = Stop::new().context("cannot handle signals")?;
         let address = SocketAddr::new(options.host, options.port);
         let store = Store::open(folder.path()).await?;
+        accounts.check(&store).await?;
         // From now on, what is read here is this process's to write.
         folder.remove_endpoint();
         let listener = match TcpListener::bind(address).await {
@@ -139,7 +150,8 @@ impl Prepared {
         };
         let images = Images::open(folder.runtimes())?;
         let zygote_arguments = zygote::arguments(options.require_jail, options.jail_uids);
-        Ok(Self { folder, region: options.region.clone(), listener, store, images, zygote_arguments, stop })
+        let region = options.region.clone();
+        Ok(Self { folder, region, platform, accounts, listener, store, images, zygote_arguments, stop })
     }
 
     /// Returns when the server is told to end before it has started.
@@ -154,9 +166,10 @@ impl Prepared {
 
     /// Starts everything.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
-        let Self { folder, region, listener, store, images, zygote_arguments, stop } = self;
+        let Self { folder, region, platform, accounts, listener, store, images, zygote_arguments, stop } = self;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let config = WorkerConfig { zygote_arguments, ..WorkerConfig::new(folder.path().to_owned(), program) };
+        let config =
+            WorkerConfig { platform, zygote_arguments, ..WorkerConfig::new(folder.path().to_owned(), program) };
         let worker = Worker::start(config).await?;
         let code = CodeCache::open(folder.code())?;
         let executor = Arc::clone(&worker) as Arc<dyn calypte_control::Executor>;
@@ -165,6 +178,7 @@ impl Prepared {
         let administration = OwnerListener::bind(folder.path()).context("cannot make the administration socket")?;
         let service = router(Administration {
             control: Arc::clone(&control),
+            accounts,
             worker: Arc::clone(&worker),
             endpoint: endpoint.clone(),
         });

@@ -17,6 +17,9 @@ pub enum Profile {
         /// Request numbers.
         requests: Vec<u64>,
     },
+    /// A monitor that runs its guest in processes that it traces. The list holds for these too while they are made; before
+    /// guest code runs in them they are given a far shorter one of their own.
+    PtraceMonitor,
     /// The process that opens outbound connections: it may use the network, and no files.
     Egress,
 }
@@ -122,6 +125,34 @@ const FILES: &[i64] = &[
     libc::SYS_ioctl,
 ];
 
+/// Further calls of a monitor that traces: making, running and ending the traced processes, and what a new one does to
+/// give up what it has from the monitor.
+const TRACING: &[i64] = &[
+    libc::SYS_fork,
+    libc::SYS_ptrace,
+    libc::SYS_wait4,
+    // Of its own processes: others cannot be named, and Landlock lets no signal out.
+    libc::SYS_kill,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_getcpu,
+    libc::SYS_memfd_create,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_setsid,
+    libc::SYS_dup2,
+    libc::SYS_close_range,
+    libc::SYS_prlimit64,
+    libc::SYS_setrlimit,
+    libc::SYS_geteuid,
+    libc::SYS_setgroups,
+    libc::SYS_setresgid,
+    libc::SYS_setresuid,
+    libc::SYS_capset,
+    libc::SYS_seccomp,
+    // Pages of the guest are executed as they are mapped there.
+    libc::SYS_mmap,
+];
+
 /// Further calls of `egress`.
 const NETWORK: &[i64] = &[
     libc::SYS_connect,
@@ -180,16 +211,22 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
     ]);
     match profile {
         Profile::KvmMonitor { requests } => {
-            rules.extend(FILES.iter().map(|call| (*call, Rule::Always)));
-            // Nothing is opened for writing or made.
-            let writing = bits(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
-            rules.insert(libc::SYS_openat, Rule::When(vec![vec![masked(2, writing, bits(libc::O_RDONLY))]]));
-            // musl's own form of it.
-            rules.insert(libc::SYS_open, Rule::When(vec![vec![masked(1, writing, bits(libc::O_RDONLY))]]));
-            // Not to an address: the sockets that a monitor is given are connected.
-            rules
-                .insert(libc::SYS_sendto, Rule::When(vec![vec![Condition { argument: 4, is: Is::Zero }, equal(5, 0)]]));
+            rules.extend(reading_rules());
             rules.insert(libc::SYS_ioctl, any_of(1, requests.iter().copied().chain(GENERAL_REQUESTS)));
+        }
+        Profile::PtraceMonitor => {
+            rules.extend(reading_rules());
+            rules.insert(libc::SYS_ioctl, any_of(1, GENERAL_REQUESTS));
+            rules.extend(TRACING.iter().map(|call| (*call, Rule::Always)));
+            let copy = bits(libc::CLONE_PARENT | libc::SIGCHLD);
+            let thread = vec![masked(0, bits(thread | namespaces), bits(thread))];
+            rules.insert(libc::SYS_clone, Rule::When(vec![thread, vec![equal(0, copy)]]));
+            let kept = [libc::PR_SET_NAME, libc::PR_SET_VMA].map(bits);
+            let given_up = [libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_DUMPABLE, libc::PR_SET_PDEATHSIG].map(bits);
+            rules.insert(libc::SYS_prctl, any_of(0, kept.into_iter().chain(given_up).chain([PR_GET_AUXV])));
+            let commands =
+                [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_DUPFD];
+            rules.insert(libc::SYS_fcntl, any_of(1, commands.map(bits)));
         }
         Profile::Egress => {
             rules.extend(NETWORK.iter().map(|call| (*call, Rule::Always)));
@@ -198,6 +235,20 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
             rules.insert(libc::SYS_ioctl, any_of(1, GENERAL_REQUESTS));
         }
     }
+    rules
+}
+
+/// What a monitor may do with files, and with the sockets that it was given.
+fn reading_rules() -> Vec<(i64, Rule)> {
+    let mut rules: Vec<(i64, Rule)> = FILES.iter().map(|call| (*call, Rule::Always)).collect();
+    // Nothing is opened for writing or made.
+    let writing = u64::from((libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned());
+    let reading = u64::from(libc::O_RDONLY.cast_unsigned());
+    rules.push((libc::SYS_openat, Rule::When(vec![vec![masked(2, writing, reading)]])));
+    // musl's own form of it.
+    rules.push((libc::SYS_open, Rule::When(vec![vec![masked(1, writing, reading)]])));
+    // Not to an address: the sockets that a monitor is given are connected.
+    rules.push((libc::SYS_sendto, Rule::When(vec![vec![Condition { argument: 4, is: Is::Zero }, equal(5, 0)]])));
     rules
 }
 

@@ -8,6 +8,7 @@ use calypte_linux::errno::Errno;
 use calypte_linux::fs::RootMode;
 use calypte_linux::guest::{Guest, GuestConfig, GuestError, Observer, VCPUS_MAX};
 use calypte_linux::kernel::GuestExit;
+use calypte_linux::limits::THREADS_MAX;
 use calypte_linux::service::LoopbackService;
 use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
 use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX, MONITOR_DESCRIPTORS_MAX, MONITOR_OVERHEAD_MIB};
@@ -80,7 +81,10 @@ pub enum LaunchError {
     },
     /// The host does not let us run virtual machines.
     #[error(transparent)]
-    Probe(#[from] calypte_kvm::ProbeError),
+    Kvm(#[from] calypte_kvm::ProbeError),
+    /// The host does not let us trace processes.
+    #[error(transparent)]
+    Ptrace(#[from] calypte_ptrace::ProbeError),
     /// The virtual machine could not be created.
     #[error("the virtual machine could not be created")]
     Machine(#[source] PlatformError),
@@ -107,14 +111,15 @@ impl LaunchError {
     }
 }
 
-/// The one place that knows which platforms exist.
+/// A machine of a platform. When there can be none, its probe knows what to do about the usual reasons.
 fn create_machine(platform: Platform, frames_max: u32) -> Result<Arc<dyn Machine>, LaunchError> {
     match platform {
-        Platform::Kvm => {
-            calypte_kvm::create_machine(&calypte_kvm::Config::new(frames_max)).map_err(|error| {
-                // The probe knows what to do about the usual reasons.
-                calypte_kvm::probe().err().map_or(LaunchError::Machine(error), LaunchError::Probe)
-            })
+        Platform::Kvm => calypte_kvm::create_machine(&calypte_kvm::Config::new(frames_max))
+            .map_err(|error| calypte_kvm::probe().err().map_or(LaunchError::Machine(error), LaunchError::Kvm)),
+        Platform::Ptrace => {
+            calypte_ptrace::probe()?;
+            let config = calypte_ptrace::Config { memory_frames_max: frames_max };
+            calypte_ptrace::create_machine(&config).map_err(LaunchError::Machine)
         }
     }
 }
@@ -139,6 +144,12 @@ fn jail_config(program: &Program, confinement: &Confinement) -> calypte_jail::Co
     let guest_mib = u64::from(program.memory_mib + program.tmp_mib);
     let profile = match program.platform {
         Platform::Kvm => Profile::KvmMonitor { requests: calypte_kvm::REQUESTS.to_vec() },
+        Platform::Ptrace => Profile::PtraceMonitor,
+    };
+    // On ptrace each process of the guest is one of the host for each virtual CPU that has run it.
+    let stubs = match program.platform {
+        Platform::Kvm => 0,
+        Platform::Ptrace => u64::from(program.vcpu_count) * (THREADS_MAX + 1),
     };
     calypte_jail::Config {
         directories: program.mounts.iter().map(|(_, directory)| directory.clone()).collect(),
@@ -148,7 +159,7 @@ fn jail_config(program: &Program, confinement: &Confinement) -> calypte_jail::Co
             memory_bytes: process::data_bytes()
                 .map(|bytes| bytes + ((guest_mib + u64::from(MONITOR_OVERHEAD_MIB) + RESERVATIONS_MIB) << 20)),
             descriptors: MONITOR_DESCRIPTORS_MAX,
-            threads: u64::from(program.vcpu_count) + SERVICE_THREADS_MAX,
+            threads: u64::from(program.vcpu_count) + SERVICE_THREADS_MAX + stubs,
             // Files cannot be opened for writing; the standard streams may be long ones.
             file_bytes: None,
         },

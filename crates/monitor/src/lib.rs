@@ -20,6 +20,7 @@ pub mod http;
 pub mod jail_probe;
 mod launch;
 mod outbox;
+pub mod platform;
 mod process;
 pub mod run;
 pub mod runtime_api;

@@ -61,8 +61,10 @@ pub struct Start {
 /// What executes guest code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Platform {
-    /// `/dev/kvm`.
+    /// A virtual machine of `/dev/kvm`.
     Kvm,
+    /// Processes of the host under `ptrace(2)`.
+    Ptrace,
 }
 
 /// One invocation: the fields of the Runtime API's `next` response.

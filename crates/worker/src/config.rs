@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use calypte_types::limits;
+use calypte_wire::monitor::Platform;
 
 /// Memory that a node hands out when the size of the machine cannot be read.
 const MEMORY_MIB_FALLBACK: u64 = 1024;
@@ -18,6 +19,8 @@ pub struct WorkerConfig {
     pub zygote_program: PathBuf,
     /// Its arguments: normally `zygote`.
     pub zygote_arguments: Vec<OsString>,
+    /// What executes the functions' code.
+    pub platform: Platform,
     /// The data folder; logs go to `logs/` in it.
     pub data_directory: PathBuf,
     /// Invocations of one account that may run at the same time.
@@ -52,6 +55,7 @@ impl WorkerConfig {
         Self {
             zygote_program,
             zygote_arguments: vec!["zygote".into()],
+            platform: Platform::Kvm,
             data_directory,
             account_concurrency_max: limits::CONCURRENCY_DEFAULT,
             environments_max: 2_000,

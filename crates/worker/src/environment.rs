@@ -71,6 +71,7 @@ pub(crate) enum Notice {
 pub(crate) struct Environment<N: Fn(Notice)> {
     id: EnvironmentId,
     spec: Arc<FunctionSpec>,
+    platform: Platform,
     commands: mpsc::Receiver<Command>,
     notify: N,
     transcript: Transcript,
@@ -147,13 +148,14 @@ impl<N: Fn(Notice)> Environment<N> {
     pub(crate) fn new(
         id: EnvironmentId,
         spec: Arc<FunctionSpec>,
+        platform: Platform,
         socket: UnixStream,
         commands: mpsc::Receiver<Command>,
         notify: N,
         transcript: Transcript,
     ) -> Self {
         let (conversation, channel) = (Conversation::new(), Channel::new(socket));
-        Self { id, spec, commands, notify, transcript, conversation, channel }
+        Self { id, spec, platform, commands, notify, transcript, conversation, channel }
     }
 
     /// Runs the environment until its process is gone, beginning with the invocation it was started for. `started` is when its start
@@ -181,7 +183,7 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn serve(&mut self, first: Job, started: Instant, init_timeout: Duration) -> End {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec))));
+        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.platform))));
         let mut deadline = None;
         let result = loop {
             match self.next_event(deadline.unwrap_or(started + init_timeout)).await {
@@ -464,9 +466,9 @@ fn unknown_error(error_type: &str) -> Vec<u8> {
     error_document(error_type, "Unknown application error occurred")
 }
 
-fn start_message(spec: &FunctionSpec) -> Start {
+fn start_message(spec: &FunctionSpec, platform: Platform) -> Start {
     Start {
-        platform: Platform::Kvm,
+        platform,
         mounts: spec.mounts.clone(),
         arguments: spec.arguments.clone(),
         environment: spec.environment.clone(),

@@ -290,7 +290,8 @@ impl Shared {
         let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
         let shared = self.clone();
         let notify = move |notice| shared.notice(id, notice);
-        let environment = Environment::new(id, spec, launched.socket, commands, notify, transcript);
+        let environment =
+            Environment::new(id, spec, self.config.platform, launched.socket, commands, notify, transcript);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
     }
 

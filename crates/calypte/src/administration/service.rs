@@ -17,11 +17,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Account, Key, KeyChange, LOG_LINES_MAX, LogQuery, NewAccount, Refusal, Status};
+use crate::platform::{AccountError, AccountLimit};
 use crate::suggestion;
 
 /// What the answers are made of.
 pub(crate) struct Administration {
     pub(crate) control: Arc<Control>,
+    pub(crate) accounts: AccountLimit,
     pub(crate) worker: Arc<Worker>,
     pub(crate) endpoint: String,
 }
@@ -45,6 +47,15 @@ struct Failure(StatusCode, String);
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         (self.0, Json(Refusal { message: self.1 })).into_response()
+    }
+}
+
+impl From<AccountError> for Failure {
+    fn from(error: AccountError) -> Self {
+        match error {
+            AccountError::One => Self(StatusCode::FORBIDDEN, error.to_string()),
+            AccountError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -92,7 +103,7 @@ async fn accounts(State(shared): Shared) -> Result<Json<Vec<Account>>, Failure> 
 }
 
 async fn add_account(State(shared): Shared, Json(new): Json<NewAccount>) -> Result<Json<Account>, Failure> {
-    Ok(Json(account_view(&shared.control.store().create_account(&new.name).await?)))
+    Ok(Json(account_view(&shared.accounts.create(shared.control.store(), &new.name).await?)))
 }
 
 async fn keys(State(shared): Shared, Path(account): Path<String>) -> Result<Json<Vec<Key>>, Failure> {

@@ -98,7 +98,7 @@ async fn account_key(prepared: &Prepared) -> anyhow::Result<AccessKey> {
     }
     let account = match store.account_named(ACCOUNT_NAME).await? {
         Some(account) => account,
-        None => store.create_account(ACCOUNT_NAME).await?,
+        None => prepared.accounts.create(store, ACCOUNT_NAME).await?,
     };
     let key = store.create_access_key(&account.id).await?;
     folder.write_credentials(&key)?;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use calypte_monitor::platform::{Choice, Chosen, choose};
 use calypte_worker::image::Images;
 use serde_json::{Value, json};
 
@@ -59,8 +60,11 @@ pub(crate) async fn run(_: Arguments, global: &Global) -> anyhow::Result<ExitCod
 }
 
 fn virtual_machines() -> Finding {
-    match calypte_kvm::probe() {
-        Ok(()) => Finding::Good("/dev/kvm works".to_owned()),
+    match choose(Choice::Auto) {
+        Ok(Chosen { fallback: None, .. }) => Finding::Good("/dev/kvm works".to_owned()),
+        Ok(Chosen { fallback: Some(reason), .. }) => {
+            Finding::Notable(format!("none: programs run under ptrace, slower and isolated less. {reason}"))
+        }
         Err(error) => Finding::Bad(error.to_string()),
     }
 }

@@ -8,12 +8,12 @@ use anyhow::{Context, bail};
 use calypte_jail::Policy;
 use calypte_monitor::run::{Program, RunConfig, RunError, run_program};
 use calypte_types::limits;
-use calypte_wire::monitor::Platform;
 use calypte_worker::image::{Images, RuntimeImage};
 
 use super::Global;
 use crate::environment_variable::EnvironmentVariable;
 use crate::output;
+use crate::platform::PlatformOption;
 
 /// Exit status when the program could not be run, as of `env(1)` and `docker run`.
 const STATUS_NOT_RUN: u8 = 125;
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     /// Let the program change files outside /tmp too: for itself, until it ends, within the size of /tmp
     #[arg(long)]
     writable_root: bool,
+    #[command(flatten)]
+    platform: PlatformOption,
     /// Memory of the microVM
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
@@ -125,7 +127,7 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     };
     environment.extend(arguments.env.into_iter().map(|variable| (variable.name, variable.value)));
     let mut described = Program {
-        platform: Platform::Kvm,
+        platform: arguments.platform.choose()?,
         mounts: vec![("/".to_owned(), root)],
         is_root_writable: arguments.writable_root,
         arguments: program,

@@ -22,6 +22,7 @@ const FOREIGN_VARIABLES: &[&str] = &[
     "AWS_DEFAULT_REGION",
     "CALYPTE_DATA",
     "CALYPTE_LOG",
+    "CALYPTE_PLATFORM",
     "CALYPTE_REGION",
 ];
 
@@ -76,8 +77,15 @@ pub(crate) struct Server {
 impl Server {
     /// A server whose data folder may be new.
     pub(crate) fn start(data: &Path) -> Self {
+        Self::start_with(data, &[])
+    }
+
+    /// As [`Server::start`], with further options.
+    pub(crate) fn start_with(data: &Path, options: &[&str]) -> Self {
         let arguments = ["dev", "--port", "0", "--json", "--no-host-pythons"];
-        let mut child = calypte(data).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = calypte(data);
+        let mut child =
+            command.args(arguments).args(options).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         if line.is_empty() {
