@@ -47,9 +47,12 @@ impl Wait {
 pub enum WaitKey {
     /// A change of an object's readiness: pipe, socket, eventfd, timerfd, epoll instance, console.
     Object(ObjectId),
-    /// A futex word, named by where it is in guest memory: frame number and byte offset. `FUTEX_WAKE` wakes a limited
-    /// number of waiters, so it does not use the "wake all" of the others.
-    Futex(u32, u16),
+    /// A futex word of one address space: its id and the address, odd if other processes may wake too (an operation without
+    /// `FUTEX_PRIVATE_FLAG` on private memory). Linux, too, keeps the two apart. `FUTEX_WAKE` wakes a limited number of
+    /// waiters, so it does not use the "wake all" of the others.
+    PrivateFutex(u32, u64),
+    /// A futex word in shared memory: the content's identity and the offset in it.
+    SharedFutex(u64, u64),
     /// A thread has ended: the id of its process.
     Exit(u32),
     /// A child process has ended, stopped or gone on: the id of its parent.

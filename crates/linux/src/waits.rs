@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_limited_notification_takes_waiters_in_order() {
         let mut waits = Waits::default();
-        let key = WaitKey::Futex(1, 8);
+        let key = WaitKey::PrivateFutex(1, 8);
         for tid in [3, 1, 2] {
             waits.park(tid, Wait::on(key));
         }

@@ -25,7 +25,7 @@ pub use fault::Fault;
 pub(crate) use remap::RemapRequest;
 
 use crate::errno::Errno;
-use crate::frames::Frames;
+use crate::frames::{ContentId, Frames};
 use area::{Area, Areas, Backing};
 use pages::{Pages, Run};
 
@@ -184,6 +184,15 @@ impl AddressSpaces {
         let needed = if is_write { Protection::WRITE } else { Protection::READ };
         let result = self.space(id).locate(frames, address, needed, is_write);
         self.note(result)
+    }
+
+    /// What a word at an address is known by when it is shared: the content of a file in memory, and the offset in it. `None`
+    /// for a word of the process's own. `EFAULT` where nothing is mapped.
+    pub(crate) fn shared_word(&mut self, id: SpaceId, address: u64) -> Result<Option<(ContentId, u64)>, Errno> {
+        let (start, area) = self.space(id).areas.at(address).ok_or(Errno::EFAULT)?;
+        let Backing::File { mapping, offset } = &area.backing else { return Ok(None) };
+        let content = mapping.content().filter(|_| area.is_shared);
+        Ok(content.map(|content| (content, offset + (address - start))))
     }
 
     fn note<T>(&mut self, result: Result<T, Fault>) -> Result<T, Errno> {

@@ -1,6 +1,7 @@
 //! `futex(2)`, and the robust futexes of a thread that ends.
 //!
-//! A futex is known by the frame and offset of its word, so private and shared ones work alike.
+//! A futex is known by the address of its word in its address space, or, in shared memory, by the place in the shared object.
+//! Not by the frame: copy-on-write gives a word another one while threads wait.
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -48,8 +49,8 @@ fn futex(call: &mut Call<'_>) -> SysResult {
     match command {
         WAIT => wait(call, ALL_BITS, false),
         WAIT_BITSET => wait(call, sixth as u32, true),
-        WAKE => wake(call.kernel, call.pid, address, value, ALL_BITS),
-        WAKE_BITSET => wake(call.kernel, call.pid, address, value, sixth as u32),
+        WAKE => wake(call, value, ALL_BITS),
+        WAKE_BITSET => wake(call, value, sixth as u32),
         REQUEUE => requeue(call, None),
         CMP_REQUEUE => requeue(call, Some(sixth as u32)),
         WAKE_OP => wake_op(call, address, second, value, fourth as u32, sixth as u32),
@@ -57,10 +58,32 @@ fn futex(call: &mut Call<'_>) -> SysResult {
     }
 }
 
-fn key(kernel: &mut Kernel, pid: Pid, address: u64) -> Result<(WaitKey, u32), Errno> {
+/// What the word at an address is known by.
+fn key(kernel: &mut Kernel, pid: Pid, address: u64, is_private: bool) -> Result<WaitKey, Errno> {
+    if !address.is_multiple_of(4) {
+        return Err(Errno::EINVAL);
+    }
+    if address >= kernel.machine.user_end() {
+        return Err(Errno::EFAULT);
+    }
+    let space = kernel.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
+    if is_private {
+        return Ok(WaitKey::PrivateFutex(space.0, address));
+    }
+    Ok(match kernel.spaces.shared_word(space, address)? {
+        Some((content, offset)) => WaitKey::SharedFutex(content.0, offset),
+        None => WaitKey::PrivateFutex(space.0, address | 1),
+    })
+}
+
+/// What the word at an address holds.
+fn value(kernel: &mut Kernel, pid: Pid, address: u64) -> Result<u32, Errno> {
     let (frame, offset) = kernel.locate_word(pid, address, false)?;
-    let value = kernel.frames.memory().load_u32(frame, offset);
-    Ok((WaitKey::Futex(frame.0, offset as u16), value))
+    Ok(kernel.frames.memory().load_u32(frame, offset))
+}
+
+fn is_private(call: &Call<'_>) -> bool {
+    call.args[1] as u32 & FLAG_PRIVATE != 0
 }
 
 fn wait(call: &mut Call<'_>, bits: u32, is_absolute: bool) -> SysResult {
@@ -81,8 +104,8 @@ fn wait(call: &mut Call<'_>, bits: u32, is_absolute: bool) -> SysResult {
         (true, true) => call.kernel.clock.monotonic_of_realtime(time_ns),
         (true, false) => time_ns,
     });
-    let (key, value) = key(call.kernel, call.pid, address)?;
-    if value != expected as u32 {
+    let key = key(call.kernel, call.pid, address, is_private(call))?;
+    if value(call.kernel, call.pid, address)? != expected as u32 {
         return Err(Errno::EAGAIN.into());
     }
     call.thread().futex_bits = bits;
@@ -90,12 +113,12 @@ fn wait(call: &mut Call<'_>, bits: u32, is_absolute: bool) -> SysResult {
 }
 
 /// Wakes up to `count` waiters that have one of `bits`, in the order in which they came.
-fn wake(kernel: &mut Kernel, pid: Pid, address: u64, count: u32, bits: u32) -> SysResult {
+fn wake(call: &mut Call<'_>, count: u32, bits: u32) -> SysResult {
     if bits == 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (key, _) = key(kernel, pid, address)?;
-    Ok(wake_key(kernel, key, count, bits))
+    let key = key(call.kernel, call.pid, call.args[0], is_private(call))?;
+    Ok(wake_key(call.kernel, key, count, bits))
 }
 
 fn wake_key(kernel: &mut Kernel, key: WaitKey, count: u32, bits: u32) -> u64 {
@@ -113,9 +136,11 @@ fn requeue(call: &mut Call<'_>, expected: Option<u32>) -> SysResult {
     if wake_count < 0 || move_count < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (from, value) = key(call.kernel, call.pid, address)?;
-    let (to, _) = key(call.kernel, call.pid, second)?;
-    if expected.is_some_and(|expected| expected != value) {
+    let from = key(call.kernel, call.pid, address, is_private(call))?;
+    let to = key(call.kernel, call.pid, second, is_private(call))?;
+    if let Some(expected) = expected
+        && value(call.kernel, call.pid, address)? != expected
+    {
         return Err(Errno::EAGAIN.into());
     }
     let woken = wake_key(call.kernel, from, wake_count.cast_unsigned(), ALL_BITS);
@@ -141,7 +166,8 @@ fn wake_op(call: &mut Call<'_>, address: u64, second: u64, count: u32, second_co
     if operation > 4 || comparison > 5 {
         return Err(Errno::ENOSYS.into());
     }
-    let (first_key, _) = key(call.kernel, call.pid, address)?;
+    let first_key = key(call.kernel, call.pid, address, is_private(call))?;
+    let second_key = key(call.kernel, call.pid, second, is_private(call))?;
     let (frame, offset) = call.kernel.locate_word(call.pid, second, true)?;
     let memory = call.kernel.frames.memory();
     let mut old = memory.load_u32(frame, offset);
@@ -169,7 +195,7 @@ fn wake_op(call: &mut Call<'_>, address: u64, second: u64, count: u32, second_co
     };
     let mut woken = wake_key(call.kernel, first_key, count, ALL_BITS);
     if holds {
-        woken += wake_key(call.kernel, WaitKey::Futex(frame.0, offset as u16), second_count, ALL_BITS);
+        woken += wake_key(call.kernel, second_key, second_count, ALL_BITS);
     }
     Ok(woken)
 }
@@ -225,8 +251,10 @@ fn leave_robust_futex(kernel: &mut Kernel, pid: Pid, tid: Tid, address: u64) {
     while word & OWNER_MASK == tid {
         match memory.compare_exchange_u32(frame, offset, word, (word & WAITERS) | OWNER_DIED) {
             Ok(_) => {
-                if word & WAITERS != 0 {
-                    wake_key(kernel, WaitKey::Futex(frame.0, offset as u16), 1, ALL_BITS);
+                if word & WAITERS != 0
+                    && let Ok(key) = key(kernel, pid, address, false)
+                {
+                    wake_key(kernel, key, 1, ALL_BITS);
                 }
                 return;
             }
@@ -249,7 +277,7 @@ fn read_words<const N: usize>(kernel: &mut Kernel, pid: Pid, address: u64) -> Re
 pub(crate) fn clear_and_wake(kernel: &mut Kernel, pid: Pid, address: u64) {
     if address != 0
         && kernel.write_user(pid, address, &0_u32.to_le_bytes()).is_ok()
-        && let Ok((key, _)) = key(kernel, pid, address)
+        && let Ok(key) = key(kernel, pid, address, false)
     {
         wake_key(kernel, key, 1, ALL_BITS);
     }

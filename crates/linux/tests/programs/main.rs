@@ -26,6 +26,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("futexes"),
     Program::new("memory"),
     Program::new("mappings"),
+    Program::new("cow"),
     Program::new("clocks"),
     Program::new("signals").ends_with(128 + 10),
     Program::new("exec"),
