@@ -1,6 +1,5 @@
 //! A running server: worker, control, API and administration socket on one data folder.
 
-use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use calypte_store::Store;
 use calypte_wire::monitor::Platform;
 use calypte_worker::code::CodeCache;
 use calypte_worker::image::Images;
-use calypte_worker::{Worker, WorkerConfig};
+use calypte_worker::{CpuLimit, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -48,6 +47,13 @@ pub(crate) struct Options {
     /// Accounts when functions run under ptrace, where who breaks out of one can reach those of others
     #[arg(long, value_enum, default_value_t, value_name = "NUMBER")]
     ptrace_accounts: PtraceAccounts,
+    /// `cap`: after its initialisation a function gets no more of the processors than its memory size says (one for each
+    /// 1,769 MiB), even if they are idle; `weight`: only when they are short
+    #[arg(long, value_name = "HOW", default_value_t = CpuLimit::Weight)]
+    cpu_limit: CpuLimit,
+    /// Part of each environment's /tmp that counts as its memory when the node's is handed out, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
+    tmp_reserve: u32,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -87,7 +93,7 @@ pub(crate) struct Prepared {
     listener: TcpListener,
     pub(crate) store: Store,
     pub(crate) images: Images,
-    zygote_arguments: Vec<OsString>,
+    worker: WorkerConfig,
     stop: Stop,
 }
 
@@ -149,9 +155,16 @@ impl Prepared {
             Err(error) => return Err(error).with_context(|| format!("cannot listen on {address}")),
         };
         let images = Images::open(folder.runtimes())?;
-        let zygote_arguments = zygote::arguments(options.require_jail, options.jail_uids);
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let worker = WorkerConfig {
+            zygote_arguments: zygote::arguments(options.require_jail, options.jail_uids),
+            platform,
+            cpu_limit: options.cpu_limit,
+            tmp_percent: options.tmp_reserve,
+            ..WorkerConfig::new(folder.path().to_owned(), program)
+        };
         let region = options.region.clone();
-        Ok(Self { folder, region, platform, accounts, listener, store, images, zygote_arguments, stop })
+        Ok(Self { folder, region, platform, accounts, listener, store, images, worker, stop })
     }
 
     /// Returns when the server is told to end before it has started.
@@ -166,11 +179,8 @@ impl Prepared {
 
     /// Starts everything.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
-        let Self { folder, region, platform, accounts, listener, store, images, zygote_arguments, stop } = self;
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let config =
-            WorkerConfig { platform, zygote_arguments, ..WorkerConfig::new(folder.path().to_owned(), program) };
-        let worker = Worker::start(config).await?;
+        let Self { folder, region, platform, accounts, listener, store, images, worker, stop } = self;
+        let worker = Worker::start(worker).await?;
         let code = CodeCache::open(folder.code())?;
         let executor = Arc::clone(&worker) as Arc<dyn calypte_control::Executor>;
         let control = Arc::new(Control::new(store.clone(), executor, images, code, region.clone())?);

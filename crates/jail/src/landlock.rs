@@ -10,9 +10,9 @@ use landlock::{
 /// Newest version of the interface that is made use of.
 const NEWEST: ABI = ABI::V6;
 
-/// Restricts the process.
-pub(crate) fn restrict(directories: &[OwnedFd]) -> Result<String, String> {
-    let status = ruleset(directories).map_err(|error| error.to_string())?;
+/// Restricts the process; TCP only unless it `has_network`.
+pub(crate) fn restrict(directories: &[OwnedFd], has_network: bool) -> Result<String, String> {
+    let status = ruleset(directories, has_network).map_err(|error| error.to_string())?;
     match status.ruleset {
         RulesetStatus::FullyEnforced => Ok("files, TCP, signals and abstract sockets".to_owned()),
         RulesetStatus::PartiallyEnforced => Ok("as far as this kernel's version of it goes".to_owned()),
@@ -22,15 +22,15 @@ pub(crate) fn restrict(directories: &[OwnedFd]) -> Result<String, String> {
     }
 }
 
-fn ruleset(directories: &[OwnedFd]) -> Result<landlock::RestrictionStatus, RulesetError> {
+fn ruleset(directories: &[OwnedFd], has_network: bool) -> Result<landlock::RestrictionStatus, RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let rules = directories.iter().map(|directory| Ok::<_, RulesetError>(PathBeneath::new(directory, read)));
-    Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?
-        .add_rules(rules)?
-        .restrict_self()
+        .scope(Scope::from_all(NEWEST))?;
+    if !has_network {
+        ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST))?;
+    }
+    ruleset.create()?.add_rules(rules)?.restrict_self()
 }

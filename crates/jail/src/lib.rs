@@ -257,7 +257,8 @@ pub fn begin(children: Children) -> Begun {
 /// thread that it starts.
 pub fn enter(begun: Begun, config: &Config) -> Result<Inside, JailError> {
     let Begun { mut report, user_namespace } = begun;
-    let is_mount_namespace = namespace::separate(&mut report);
+    let has_network = config.profile == Profile::Egress;
+    let is_mount_namespace = namespace::separate(&mut report, has_network);
     let (directories, outcome) = root::open_directories(&config.directories, is_mount_namespace)?;
     report.add(Feature::EmptyRoot, outcome);
     identity::close_capabilities();
@@ -266,12 +267,29 @@ pub fn enter(begun: Begun, config: &Config) -> Result<Inside, JailError> {
     report.add(Feature::Identity, outcome);
     report.add(Feature::Privileges, identity::drop_privileges());
     report.add(Feature::Limits, config.limits.apply(has_own_user, matches!(user_namespace, Some(Ok(())))));
-    report.add(Feature::Landlock, landlock::restrict(&directories));
+    report.add(Feature::Landlock, landlock::restrict(&directories, has_network));
     report.add(Feature::SystemCalls, filter::install(&config.profile));
     if config.policy == Policy::Full {
         refuse_incomplete(&report)?;
     }
     Ok(Inside { directories, report })
+}
+
+/// The jail of the process that opens outbound connections: everything but a network namespace. It sees no files, so what
+/// it needs to know of the host (`/etc/resolv.conf`, `/etc/hosts`) must have been read before. To be called by a process
+/// of one thread. `id`: the user that it becomes when it is root's.
+pub fn egress(id: u32, policy: Policy) -> Result<Report, JailError> {
+    /// Connections that may be open at the same time, with their sockets to monitors.
+    const DESCRIPTORS_MAX: u64 = 16_384;
+    const THREADS_MAX: u64 = 64;
+    let config = Config {
+        directories: Vec::new(),
+        profile: Profile::Egress,
+        identity: Identity::Own { id },
+        limits: Limits { memory_bytes: None, descriptors: DESCRIPTORS_MAX, threads: THREADS_MAX, file_bytes: None },
+        policy,
+    };
+    Ok(enter(begin(Children::None), &config)?.report)
 }
 
 fn refuse_incomplete(report: &Report) -> Result<(), JailError> {

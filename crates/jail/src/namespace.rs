@@ -38,14 +38,17 @@ pub(crate) fn separate_children() -> Result<String, String> {
     unshare(UnshareFlags::NEWPID).map(|()| "no other process can be named".to_owned()).map_err(refused)
 }
 
-/// Puts the process into namespaces of its own. Returns whether its mounts are among them.
-pub(crate) fn separate(report: &mut Report) -> Result<(), String> {
-    let each = [
-        (Feature::Network, UnshareFlags::NEWNET, "no interface is up"),
+/// Puts the process into namespaces of its own, but of the network if it `has_network`. Returns whether its mounts are
+/// among them.
+pub(crate) fn separate(report: &mut Report, has_network: bool) -> Result<(), String> {
+    let mut each = vec![
         (Feature::Ipc, UnshareFlags::NEWIPC, "no object of others is visible"),
         (Feature::HostName, UnshareFlags::NEWUTS, "changes stay inside"),
         (Feature::ControlGroups, UnshareFlags::NEWCGROUP, "no group outside is visible"),
     ];
+    if !has_network {
+        each.push((Feature::Network, UnshareFlags::NEWNET, "no interface is up"));
+    }
     // One call for all of them is the usual case and the cheapest.
     let all = each.iter().fold(UnshareFlags::NEWNS, |all, (_, flag, _)| all | *flag);
     let is_done = unshare(all).is_ok();

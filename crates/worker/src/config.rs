@@ -7,6 +7,8 @@ use std::time::Duration;
 use calypte_types::limits;
 use calypte_wire::monitor::Platform;
 
+use crate::groups::CpuLimit;
+
 /// Memory that a node hands out when the size of the machine cannot be read.
 const MEMORY_MIB_FALLBACK: u64 = 1024;
 /// Share of the machine's memory that environments may have, in percent.
@@ -29,8 +31,13 @@ pub struct WorkerConfig {
     pub environments_max: usize,
     /// Memory that all environments may have together, in MiB.
     pub memory_mib_max: u64,
-    /// Memory that an environment needs besides its function's, in MiB.
+    /// Memory that an environment needs besides its function's and `/tmp`, in MiB.
     pub memory_mib_overhead: u64,
+    /// Part of an environment's `/tmp` that counts as its memory, in percent. With less than 100 a node whose functions
+    /// all fill theirs may run out of memory.
+    pub tmp_percent: u32,
+    /// What a share of the processors means.
+    pub cpu_limit: CpuLimit,
     /// Invocations of one account that may wait.
     pub queue_account_max: usize,
     /// Invocations of all accounts that may wait.
@@ -61,6 +68,8 @@ impl WorkerConfig {
             environments_max: 2_000,
             memory_mib_max: machine_memory_mib().map_or(MEMORY_MIB_FALLBACK, |mib| mib * MEMORY_PERCENT / 100),
             memory_mib_overhead: 8,
+            tmp_percent: 100,
+            cpu_limit: CpuLimit::default(),
             queue_account_max: 1_000,
             queue_node_max: 10_000,
             queue_wait_max: Duration::from_secs(10),

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 
 use crate::fault::{Fault, error_document};
+use crate::groups::MEMORY_MIB_PER_VCPU;
 use crate::invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report,
 };
@@ -29,8 +30,6 @@ use channel::Channel;
 const END_GRACE: Duration = Duration::from_millis(500);
 /// Least time that a program has between its answer and its next `next`.
 const FINISH_TIME_MIN: Duration = Duration::from_secs(1);
-/// Memory that comes with one virtual CPU, as on Lambda, in MiB.
-const MEMORY_MIB_PER_VCPU: u32 = 1769;
 /// Most virtual CPUs of an environment.
 const VCPU_COUNT_MAX: u32 = 6;
 /// Where the program starts, and where a function's code is.
@@ -466,6 +465,12 @@ fn unknown_error(error_type: &str) -> Vec<u8> {
     error_document(error_type, "Unknown application error occurred")
 }
 
+/// Most virtual CPUs of an environment: more than the host has would only make them wait for each other.
+fn vcpu_count_max() -> u32 {
+    let host = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(host).unwrap_or(u32::MAX).min(VCPU_COUNT_MAX)
+}
+
 fn start_message(spec: &FunctionSpec, platform: Platform) -> Start {
     Start {
         platform,
@@ -476,7 +481,7 @@ fn start_message(spec: &FunctionSpec, platform: Platform) -> Start {
         memory_mib: spec.memory_mib,
         tmp_mib: spec.tmp_mib,
         host_name: HOST_NAME.to_owned(),
-        vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, VCPU_COUNT_MAX),
+        vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, vcpu_count_max()),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod code;
 mod config;
 mod environment;
 mod fault;
+mod groups;
 pub mod image;
 mod invocation;
 pub mod logs;
@@ -27,6 +28,7 @@ mod worker;
 mod zygote;
 
 pub use config::WorkerConfig;
+pub use groups::{CpuLimit, Groups};
 pub use invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
 };

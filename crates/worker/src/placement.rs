@@ -66,11 +66,20 @@ pub(crate) struct Limits {
     pub(crate) environments_max: usize,
     pub(crate) memory_mib_max: u64,
     pub(crate) memory_mib_overhead: u64,
+    pub(crate) tmp_percent: u32,
     pub(crate) queue_account_max: usize,
     pub(crate) queue_node_max: usize,
     pub(crate) queue_wait_max: Duration,
     pub(crate) finishing_wait_max: Duration,
     pub(crate) idle_timeout: Duration,
+}
+
+impl Limits {
+    /// Memory that an environment for this function is counted with.
+    fn needed_mib(&self, spec: &FunctionSpec) -> u64 {
+        let tmp_mib = u64::from(spec.tmp_mib) * u64::from(self.tmp_percent) / 100;
+        u64::from(spec.memory_mib) + tmp_mib + self.memory_mib_overhead
+    }
 }
 
 /// Environments by state, and what they use.
@@ -178,7 +187,7 @@ impl Scheduler {
         spec: &FunctionSpec,
         effects: &mut Vec<Effect>,
     ) -> Result<Ticket, SubmitError> {
-        let needed_mib = u64::from(spec.memory_mib) + self.limits.memory_mib_overhead;
+        let needed_mib = self.limits.needed_mib(spec);
         if needed_mib > self.limits.memory_mib_max {
             return Err(SubmitError::NodeTooSmall { needed_mib, available_mib: self.limits.memory_mib_max });
         }
@@ -494,8 +503,7 @@ impl Scheduler {
     }
 
     fn needed_mib(&self, pool_id: PoolId) -> u64 {
-        let memory_mib = self.pools.get(&pool_id).map_or(0, |pool| pool.spec.memory_mib);
-        u64::from(memory_mib) + self.limits.memory_mib_overhead
+        self.pools.get(&pool_id).map_or(0, |pool| self.limits.needed_mib(&pool.spec))
     }
 
     fn end(&mut self, id: EnvironmentId, effects: &mut Vec<Effect>) {

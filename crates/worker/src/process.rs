@@ -34,6 +34,11 @@ impl MonitorProcess {
         }
     }
 
+    /// Its id, which is its own until [`MonitorProcess::end`] has returned.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
     /// Waits until the process is gone; kills it when that takes longer than `grace`.
     pub(crate) async fn end(self, grace: Duration) {
         if timeout(grace, self.pidfd.readable()).await.is_ok() {

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
@@ -16,9 +16,11 @@ use tokio::time::sleep_until;
 
 use crate::config::WorkerConfig;
 use crate::environment::{Command, Environment, Job, Notice};
+use crate::groups::{Bounds, CpuLimit, Group, Groups};
 use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
 use crate::logs::Logs;
 use crate::placement::{Effect, EnvironmentId, Limits, Scheduler, Stats, SubmitError, Ticket};
+use crate::process::MonitorProcess;
 use crate::transcript::{RateLimit, Transcript};
 use crate::zygote::{LaunchError, Zygote};
 
@@ -33,6 +35,15 @@ pub enum StartError {
     /// The zygote does not run.
     #[error("the worker cannot start environments")]
     Zygote(#[from] LaunchError),
+    /// Processor time is to be capped and cannot be.
+    #[error(
+        "processor time cannot be capped on this host: {reason}. Run the server where it may make control groups (as \
+         root, or in a systemd unit with `Delegate=yes`), or with --cpu-limit weight"
+    )]
+    Groups {
+        /// What the host does not allow.
+        reason: String,
+    },
     /// The thread that writes logs does not run.
     #[error("the log writer's thread cannot be started")]
     LogWriter(#[source] io::Error),
@@ -59,6 +70,8 @@ struct Shared {
     config: WorkerConfig,
     zygote: Zygote,
     logs: Logs,
+    /// Where the host allows any.
+    groups: Option<Arc<Groups>>,
     state: Mutex<State>,
     /// The ticker has to look at the time again.
     rescheduled: Notify,
@@ -76,6 +89,9 @@ struct State {
     armed_at: Option<Instant>,
     is_closed: bool,
 }
+
+/// A group, when it has been made, and the task that makes it.
+type GroupOnItsWay = (Arc<OnceLock<Group>>, Option<JoinHandle<()>>);
 
 /// Takes an invocation out of the queue when its caller goes away.
 struct Submission<'a> {
@@ -116,11 +132,20 @@ impl Worker {
         raise_descriptor_limit();
         let logs = Logs::open(config.data_directory.join("logs")).map_err(StartError::LogWriter)?;
         let zygote = Zygote::start(config.zygote_program.clone(), config.zygote_arguments.clone()).await?;
+        let groups = match Groups::open() {
+            Ok(groups) => Some(Arc::new(groups)),
+            Err(reason) if config.cpu_limit == CpuLimit::Cap => return Err(StartError::Groups { reason }),
+            Err(reason) => {
+                tracing::info!(reason, "environments have no control groups: processors are shared equally");
+                None
+            }
+        };
         let limits = Limits {
             account_concurrency_max: config.account_concurrency_max,
             environments_max: config.environments_max,
             memory_mib_max: config.memory_mib_max,
             memory_mib_overhead: config.memory_mib_overhead,
+            tmp_percent: config.tmp_percent,
             queue_account_max: config.queue_account_max,
             queue_node_max: config.queue_node_max,
             queue_wait_max: config.queue_wait_max,
@@ -135,7 +160,7 @@ impl Worker {
             is_closed: false,
         };
         let (rescheduled, drained) = (Notify::new(), Notify::new());
-        let shared = Arc::new(Shared { config, zygote, logs, state: Mutex::new(state), rescheduled, drained });
+        let shared = Arc::new(Shared { config, zygote, logs, groups, state: Mutex::new(state), rescheduled, drained });
         let ticker = tokio::spawn(shared.clone().tick());
         Ok(Arc::new(Self { shared, ticker }))
     }
@@ -288,11 +313,42 @@ impl Shared {
         };
         let rate = RateLimit::new(self.config.output_bytes_per_s, self.config.output_bytes_burst, started);
         let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
+        let group = self.group(id, &spec, launched.process.as_ref());
         let shared = self.clone();
-        let notify = move |notice| shared.notice(id, notice);
+        let (is_capped, capped) = (self.config.cpu_limit == CpuLimit::Cap, Arc::clone(&group.0));
+        let notify = move |notice| {
+            // Initialisation is over, at the latest.
+            if is_capped
+                && matches!(notice, Notice::Ready)
+                && let Some(group) = capped.get()
+            {
+                group.cap();
+            }
+            shared.notice(id, notice);
+        };
         let environment =
             Environment::new(id, spec, self.config.platform, launched.socket, commands, notify, transcript);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
+        if let Some(made) = group.1 {
+            // The group can be removed only when it has been made, and now that its process is gone.
+            let removed = made.await.map(|()| tokio::task::spawn_blocking(move || drop(group.0)));
+            if let Err(error) = removed {
+                tracing::error!(%error, "the task that makes a control group has failed");
+            }
+        }
+    }
+
+    /// Puts a process into a control group of its own, which takes the kernel some milliseconds: beside the start. The
+    /// memory that the process has by then is not counted.
+    fn group(&self, id: EnvironmentId, spec: &FunctionSpec, process: Option<&MonitorProcess>) -> GroupOnItsWay {
+        let group = Arc::new(OnceLock::new());
+        let (Some(groups), Some(process)) = (self.groups.clone(), process) else { return (group, None) };
+        let (place, bounds, pid) = (Arc::clone(&group), Bounds::of(spec), process.pid());
+        let made = tokio::task::spawn_blocking(move || match groups.create(id.0, bounds, pid) {
+            Ok(group) => drop(place.set(group)),
+            Err(error) => tracing::warn!(environment = id.0, %error, "an environment has no control group"),
+        });
+        (group, Some(made))
     }
 
     fn notice(self: &Arc<Self>, id: EnvironmentId, notice: Notice) {

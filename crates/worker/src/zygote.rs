@@ -184,6 +184,12 @@ impl Connection {
         self.waiting.lock().expect("no panic while it is held").is_some()
     }
 
+    /// Nobody uses it any more, even if the task that reads from it has not heard of its end yet.
+    fn abandon(&self) {
+        self.waiting.lock().expect("no panic while it is held").take();
+        self.close();
+    }
+
     fn close(&self) {
         // It may be closed from the other side already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
@@ -198,13 +204,13 @@ impl Connection {
         let packet = encode(&ToZygote::Fork { environment_id: id.0 });
         let sent = self.socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &packet, monitor_end)).await;
         if sent.is_err() {
-            self.close();
+            self.abandon();
             return Err(LaunchError::Gone);
         }
         match timeout(FORK_WAIT_MAX, answered).await {
             Ok(answer) => answer.unwrap_or(Err(LaunchError::Gone)),
             Err(_) => {
-                self.close();
+                self.abandon();
                 Err(LaunchError::Silent)
             }
         }

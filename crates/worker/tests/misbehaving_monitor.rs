@@ -340,7 +340,7 @@ async fn concurrent_calls_get_environments_up_to_the_limit_and_wait_beyond_it() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_functions_than_fit_take_turns_in_memory() {
-    let bench = Bench::new(|config| config.memory_mib_max = 2 * (128 + config.memory_mib_overhead)).await;
+    let bench = Bench::new(|config| config.memory_mib_max = 2 * (128 + 512 + config.memory_mib_overhead)).await;
     let calls: Vec<_> = (0..24)
         .map(|call| {
             let function = FunctionSpec { revision_id: format!("r{}", call % 6), ..spec("") };
@@ -352,7 +352,7 @@ async fn more_functions_than_fit_take_turns_in_memory() {
         assert_eq!(text(&call.await.unwrap().unwrap()), "printed");
     }
     let stats = bench.worker.stats();
-    assert!(stats.memory_mib_reserved <= 2 * (128 + 8), "{stats:?}");
+    assert!(stats.memory_mib_reserved <= 2 * (128 + 512 + 8), "{stats:?}");
     bench.shutdown().await;
 }
 

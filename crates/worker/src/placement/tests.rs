@@ -11,6 +11,7 @@ fn limits() -> Limits {
         environments_max: 100,
         memory_mib_max: 1000,
         memory_mib_overhead: 0,
+        tmp_percent: 0,
         queue_account_max: 3,
         queue_node_max: 5,
         queue_wait_max: Duration::from_secs(10),

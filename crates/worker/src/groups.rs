@@ -1,0 +1,357 @@
+//! Control groups: what an environment may use of the host, enforced by the host's kernel. Where the server may not make any,
+//! the bounds of the monitor's jail remain.
+//!
+//! Processor time: an environment of less than one processor's worth of memory ([`MEMORY_MIB_PER_VCPU`]) has a weight in
+//! proportion when processors are short. With [`CpuLimit::Cap`] it also gets no more than that when they are idle, but
+//! only after its initialisation.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use calypte_types::limits::MONITOR_OVERHEAD_MIB;
+
+use crate::invocation::FunctionSpec;
+
+/// Memory for which a function gets one processor, as on Lambda.
+pub(crate) const MEMORY_MIB_PER_VCPU: u32 = 1769;
+/// Period over which a cap holds, in microseconds.
+const CAP_PERIOD_US: u64 = 100_000;
+/// Smallest cap that the kernel takes.
+const CAP_US_MIN: u64 = 1_000;
+/// Weight of one processor's share: `cpu.shares` of version 1, `cpu.weight` of version 2.
+const SHARES_PER_VCPU: u64 = 1024;
+const WEIGHT_PER_VCPU: u64 = 100;
+/// A monitor's page tables and the host's kernel's own, in proportion to the guest's memory: one part in so many.
+const TABLES_PART: u64 = 8;
+/// Processes and threads of a monitor, generously.
+const PIDS_MAX: u32 = 256;
+
+/// What a share of the processors means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CpuLimit {
+    /// A weight when processors are short.
+    #[default]
+    Weight,
+    /// That, and a bound at all times.
+    Cap,
+}
+
+impl std::str::FromStr for CpuLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "weight" => Ok(Self::Weight),
+            "cap" => Ok(Self::Cap),
+            _ => Err("expected `weight` or `cap`".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for CpuLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Weight => "weight",
+            Self::Cap => "cap",
+        })
+    }
+}
+
+/// Where groups are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Hierarchy {
+    /// A folder for each controller.
+    V1 { cpu: PathBuf, memory: PathBuf, pids: PathBuf },
+    /// One folder.
+    V2(PathBuf),
+}
+
+/// The groups of one server.
+#[derive(Debug)]
+pub struct Groups {
+    hierarchy: Hierarchy,
+}
+
+/// The group of one environment; removed when dropped, which must be after the end of its process.
+#[derive(Debug)]
+pub(crate) struct Group {
+    hierarchy: Hierarchy,
+    cap_us: u64,
+}
+
+/// Bounds of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    memory_mib: u64,
+    /// Thousandths of a processor.
+    share: u64,
+}
+
+impl Bounds {
+    /// Those of an environment for this function.
+    pub(crate) fn of(spec: &FunctionSpec) -> Self {
+        let guest_mib = u64::from(spec.memory_mib) + u64::from(spec.tmp_mib);
+        Self {
+            memory_mib: guest_mib + guest_mib / TABLES_PART + u64::from(MONITOR_OVERHEAD_MIB),
+            share: u64::from(spec.memory_mib) * 1000 / u64::from(MEMORY_MIB_PER_VCPU),
+        }
+    }
+
+    fn cap_us(self) -> u64 {
+        (self.share * CAP_PERIOD_US / 1000).max(CAP_US_MIN)
+    }
+}
+
+impl Groups {
+    /// Makes this process's own group the parent of others. An error says what the host does not allow.
+    pub fn open() -> Result<Self, String> {
+        let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+        let places = Places::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mounts")?);
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let name = format!("calypte-{}-{}", std::process::id(), SERVERS.fetch_add(1, Ordering::Relaxed));
+        let hierarchy = match (places.v1("cpu"), places.v1("memory"), places.v1("pids")) {
+            (Some(cpu), Some(memory), Some(pids)) => {
+                let at = |parent: PathBuf| make(&parent.join(&name));
+                Hierarchy::V1 { cpu: at(cpu)?, memory: at(memory)?, pids: at(pids)? }
+            }
+            _ => Hierarchy::V2(open_v2(&places.v2().ok_or("no control groups are mounted")?, &name)?),
+        };
+        Ok(Self { hierarchy })
+    }
+
+    /// The version of the interface by which [`Groups::open`] would make groups; nothing is left behind.
+    pub fn check() -> Result<u32, String> {
+        let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
+        let places = Places::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mounts")?);
+        if ["cpu", "memory", "pids"].iter().all(|controller| places.v1(controller).is_some()) {
+            return Self::open().map(|_| 1);
+        }
+        let own = places.v2().ok_or("no control groups are mounted")?;
+        check_delegated(&own)?;
+        rustix::fs::access(own.join("cgroup.subtree_control"), rustix::fs::Access::WRITE_OK)
+            .map(|()| 2)
+            .map_err(|error| format!("{} cannot be changed: {error}", own.display()))
+    }
+
+    /// A group for an environment, with its process in it.
+    pub(crate) fn create(&self, id: u64, bounds: Bounds, pid: i32) -> io::Result<Group> {
+        let name = format!("environment-{id}");
+        let hierarchy = match &self.hierarchy {
+            Hierarchy::V1 { cpu, memory, pids } => {
+                Hierarchy::V1 { cpu: cpu.join(&name), memory: memory.join(&name), pids: pids.join(&name) }
+            }
+            Hierarchy::V2(parent) => Hierarchy::V2(parent.join(&name)),
+        };
+        let group = Group { hierarchy, cap_us: bounds.cap_us() };
+        for folder in group.folders() {
+            fs::create_dir(folder)?;
+        }
+        group.bound(bounds)?;
+        for folder in group.folders() {
+            fs::write(folder.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(group)
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for folder in self.hierarchy.folders() {
+            // A group that still has processes stays; so does that of version 2 which holds the server itself.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl Hierarchy {
+    fn folders(&self) -> Vec<&Path> {
+        match self {
+            Self::V1 { cpu, memory, pids } => vec![cpu, memory, pids],
+            Self::V2(folder) => vec![folder],
+        }
+    }
+}
+
+impl Group {
+    fn folders(&self) -> Vec<&Path> {
+        self.hierarchy.folders()
+    }
+
+    fn bound(&self, bounds: Bounds) -> io::Result<()> {
+        let memory_bytes = bounds.memory_mib << 20;
+        match &self.hierarchy {
+            Hierarchy::V1 { cpu, memory, pids } => {
+                let shares = (bounds.share * SHARES_PER_VCPU / 1000).max(2);
+                fs::write(cpu.join("cpu.shares"), shares.to_string())?;
+                fs::write(memory.join("memory.limit_in_bytes"), memory_bytes.to_string())?;
+                fs::write(pids.join("pids.max"), PIDS_MAX.to_string())
+            }
+            Hierarchy::V2(folder) => {
+                let weight = (bounds.share * WEIGHT_PER_VCPU / 1000).clamp(1, 10_000);
+                fs::write(folder.join("cpu.weight"), weight.to_string())?;
+                fs::write(folder.join("memory.max"), memory_bytes.to_string())?;
+                fs::write(folder.join("pids.max"), PIDS_MAX.to_string())
+            }
+        }
+    }
+
+    /// From now on the environment gets its share of the processors and no more.
+    pub(crate) fn cap(&self) {
+        let cap_us = self.cap_us;
+        let written = match &self.hierarchy {
+            Hierarchy::V1 { cpu, .. } => fs::write(cpu.join("cpu.cfs_period_us"), CAP_PERIOD_US.to_string())
+                .and_then(|()| fs::write(cpu.join("cpu.cfs_quota_us"), cap_us.to_string())),
+            Hierarchy::V2(folder) => fs::write(folder.join("cpu.max"), format!("{cap_us} {CAP_PERIOD_US}")),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "an environment's processor time cannot be capped");
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for folder in self.folders() {
+            if let Err(error) = fs::remove_dir(folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::debug!(folder = %folder.display(), %error, "a control group is left behind");
+            }
+        }
+    }
+}
+
+fn make(folder: &Path) -> Result<PathBuf, String> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(format!("{} cannot be made: {error}", folder.display()))
+        }
+        Ok(()) | Err(_) => Ok(folder.to_owned()),
+    }
+}
+
+/// A group of version 2 may have processes or groups with controllers, not both. So this process moves into one beside.
+fn open_v2(own: &Path, name: &str) -> Result<PathBuf, String> {
+    let attempt = |file: PathBuf, text: &str| {
+        fs::write(&file, text).map_err(|error| format!("{} cannot be written: {error}", file.display()))
+    };
+    check_delegated(own)?;
+    let server = make(&own.join(format!("{name}-server")))?;
+    attempt(server.join("cgroup.procs"), "0")?;
+    attempt(own.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+    let environments = make(&own.join(name))?;
+    attempt(environments.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
+    Ok(environments)
+}
+
+fn check_delegated(own: &Path) -> Result<(), String> {
+    let offered = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+    for controller in ["cpu", "memory", "pids"] {
+        if !offered.split_whitespace().any(|other| other == controller) {
+            return Err(format!("the controller `{controller}` is not delegated to {}", own.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Where this process's groups are.
+#[derive(Debug)]
+struct Places {
+    /// Controllers (none: version 2) and the folder.
+    groups: Vec<(Vec<String>, PathBuf)>,
+}
+
+impl Places {
+    /// From the contents of `/proc/self/cgroup` and `/proc/self/mounts`.
+    fn parse(own: &str, mounts: &str) -> Self {
+        let mounts: Vec<Vec<&str>> = mounts.lines().map(|line| line.split(' ').collect()).collect();
+        let groups = own.lines().filter_map(|line| {
+            let [_, controllers, path] = line.splitn(3, ':').collect::<Vec<_>>().try_into().ok()?;
+            let controllers: Vec<String> =
+                controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+            let mount = mounts.iter().find(|fields| match (fields.get(2), controllers.first()) {
+                (Some(&"cgroup2"), None) => true,
+                (Some(&"cgroup"), Some(name)) => fields.get(3).is_some_and(|o| o.split(',').any(|other| other == name)),
+                _ => false,
+            })?;
+            Some((controllers, Path::new(mount.get(1)?).join(path.trim_start_matches('/'))))
+        });
+        Self { groups: groups.collect() }
+    }
+
+    fn v1(&self, controller: &str) -> Option<PathBuf> {
+        let is_of = |controllers: &Vec<String>| controllers.iter().any(|name| name == controller);
+        self.groups.iter().find(|(controllers, _)| is_of(controllers)).map(|(_, folder)| folder.clone())
+    }
+
+    fn v2(&self) -> Option<PathBuf> {
+        self.groups.iter().find(|(controllers, _)| controllers.is_empty()).map(|(_, folder)| folder.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_found() {
+        let mounts = "cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0\n\
+                      cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+        let places = Places::parse("5:cpu,cpuacct:/\n4:memory:/a/b\n0::/c\n", mounts);
+        assert_eq!(places.v1("cpu"), Some("/sys/fs/cgroup/cpu,cpuacct/".into()));
+        assert_eq!(places.v1("memory"), Some("/sys/fs/cgroup/memory/a/b".into()));
+        assert_eq!(places.v1("pids"), None);
+        assert_eq!(places.v2(), Some("/sys/fs/cgroup/unified/c".into()));
+    }
+
+    #[test]
+    fn shares_are_in_proportion_to_memory() {
+        for (memory_mib, share, cap_us) in [(128, 72, 7_200), (1769, 1000, 100_000), (3538, 2000, 200_000)] {
+            let bounds = Bounds { memory_mib: 0, share: memory_mib * 1000 / u64::from(MEMORY_MIB_PER_VCPU) };
+            assert_eq!((bounds.share, bounds.cap_us()), (share, cap_us));
+        }
+    }
+
+    /// Microseconds of processor time that a process has used.
+    fn used_us(pid: u32) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        ticks * 1_000_000 / rustix::param::clock_ticks_per_second()
+    }
+
+    #[test]
+    fn a_capped_process_gets_its_share() {
+        let groups = match Groups::open() {
+            Ok(groups) => groups,
+            Err(reason) => {
+                eprintln!("SKIP a_capped_process_gets_its_share: {reason}");
+                return;
+            }
+        };
+        let mut busy = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let group = groups.create(0, Bounds { memory_mib: 64, share: 250 }, busy.id().cast_signed()).unwrap();
+        // Uncapped until told otherwise, as during initialisation: it uses time, however little it gets of a busy machine.
+        while used_us(busy.id()) < 100_000 {
+            std::thread::yield_now();
+        }
+        group.cap();
+        let (before_us, begin) = (used_us(busy.id()), std::time::Instant::now());
+        // The time over which it is measured.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let capped_us = used_us(busy.id()) - before_us;
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        let periods = begin.elapsed().as_micros() as f64 / CAP_PERIOD_US as f64;
+        // One period more than passed may be in it, and some of the last before the cap.
+        let share = capped_us as f64 / ((periods + 2.0) * CAP_PERIOD_US as f64);
+        assert!(share < 0.30, "{share} of a processor");
+        assert!(share > 0.02, "{share} of a processor");
+        let folders: Vec<PathBuf> = group.folders().into_iter().map(Path::to_owned).collect();
+        drop(group);
+        assert!(folders.iter().all(|folder| !folder.exists()), "{folders:?}");
+    }
+}
