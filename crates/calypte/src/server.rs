@@ -8,7 +8,6 @@ use anyhow::{Context, bail};
 use calypte_control::Control;
 use calypte_jail::Policy;
 use calypte_store::Store;
-use calypte_wire::monitor::Platform;
 use calypte_worker::code::CodeCache;
 use calypte_worker::image::Images;
 use calypte_worker::{CpuLimit, Worker, WorkerConfig};
@@ -88,7 +87,6 @@ fn check_jail(policy: Policy) -> anyhow::Result<()> {
 pub(crate) struct Prepared {
     folder: DataFolder,
     region: String,
-    platform: Platform,
     pub(crate) accounts: AccountLimit,
     listener: TcpListener,
     pub(crate) store: Store,
@@ -164,7 +162,7 @@ impl Prepared {
             ..WorkerConfig::new(folder.path().to_owned(), program)
         };
         let region = options.region.clone();
-        Ok(Self { folder, region, platform, accounts, listener, store, images, worker, stop })
+        Ok(Self { folder, region, accounts, listener, store, images, worker, stop })
     }
 
     /// Returns when the server is told to end before it has started.
@@ -179,7 +177,7 @@ impl Prepared {
 
     /// Starts everything.
     pub(crate) async fn start(self) -> anyhow::Result<Running> {
-        let Self { folder, region, platform, accounts, listener, store, images, worker, stop } = self;
+        let Self { folder, region, accounts, listener, store, images, worker, stop } = self;
         let worker = Worker::start(worker).await?;
         let code = CodeCache::open(folder.code())?;
         let executor = Arc::clone(&worker) as Arc<dyn calypte_control::Executor>;

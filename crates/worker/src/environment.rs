@@ -56,6 +56,8 @@ pub(crate) enum Command {
 /// What an environment tells the worker.
 #[derive(Debug)]
 pub(crate) enum Notice {
+    /// Its initialisation is over; the invocation that it was started for begins.
+    Initialised,
     /// It has answered and will soon be ready.
     Finishing,
     /// It waits for an invocation.
@@ -192,7 +194,10 @@ impl<N: Fn(Notice)> Environment<N> {
         };
         let duration = started.elapsed();
         let mut next = match result {
-            Ok(Event::Ready) => self.invoke(first, Some(Initialised { duration, deadline })).await,
+            Ok(Event::Ready) => {
+                (self.notify)(Notice::Initialised);
+                self.invoke(first, Some(Initialised { duration, deadline })).await
+            }
             result => return self.init_failed(first, result, duration),
         };
         loop {

@@ -317,9 +317,9 @@ impl Shared {
         let shared = self.clone();
         let (is_capped, capped) = (self.config.cpu_limit == CpuLimit::Cap, Arc::clone(&group.0));
         let notify = move |notice| {
-            // Initialisation is over, at the latest.
+            // The second time is for a group that was not made yet at the first.
             if is_capped
-                && matches!(notice, Notice::Ready)
+                && matches!(notice, Notice::Initialised | Notice::Ready)
                 && let Some(group) = capped.get()
             {
                 group.cap();
@@ -354,6 +354,7 @@ impl Shared {
     fn notice(self: &Arc<Self>, id: EnvironmentId, notice: Notice) {
         let mut state = self.lock();
         match notice {
+            Notice::Initialised => {}
             Notice::Finishing => state.scheduler.finishing(id),
             Notice::Ready => self.change(&mut state, |scheduler, now, effects| scheduler.ready(now, id, effects)),
             Notice::Ending => self.change(&mut state, |scheduler, now, effects| scheduler.ending(now, id, effects)),

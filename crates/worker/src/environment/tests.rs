@@ -109,6 +109,7 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
     let seen = notices.clone();
     let notify = move |notice| {
         seen.lock().unwrap().push(match notice {
+            Notice::Initialised => "initialised",
             Notice::Finishing => "finishing",
             Notice::Ready => "ready",
             Notice::Ending => "ending",
