@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use calypte_platform::{Access, Exit, FpuState, Kicker, PlatformError, Protection, Registers, SpaceToken, Vcpu};
 
@@ -235,8 +236,10 @@ impl PtraceVcpu {
         let tracee = &place.stub.tracee;
         tracee.set_registers(&host, bases != place.bases)?;
         place.processor.follow(tracee);
+        let started = Instant::now();
         tracee.resume_user_code()?;
         let stop = tracee.wait()?;
+        place.processor.note(started.elapsed());
         let host = tracee.registers()?;
         place.bases = (host.fs_base, host.gs_base);
         if host.cs != self.selectors.cs {
