@@ -38,6 +38,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("fifo"),
     Program::new("inotify"),
     Program::new("locks"),
+    Program::new("process_locks"),
     Program::new("overlay").in_overlay(),
     Program::new("paths"),
     Program::new("permissions"),
