@@ -269,6 +269,9 @@ pub fn link(kernel: &mut Kernel, pid: Pid, source: &Location, base: &Location, p
     if found.is_directory_required {
         return Err(Errno::ENOENT);
     }
+    if matches!(directory.node, Node::Proc(_)) {
+        return Err(Errno::ENOENT);
+    }
     let source = match &source.node {
         Node::Open(file) => file.location.as_ref().ok_or(Errno::EXDEV)?,
         _ => source,

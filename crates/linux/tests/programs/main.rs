@@ -39,6 +39,8 @@ const PROGRAMS: &[Program] = &[
     Program::new("inotify"),
     Program::new("locks"),
     Program::new("process_locks"),
+    Program::new("rename"),
+    Program::new("sparse"),
     Program::new("overlay").in_overlay(),
     Program::new("paths"),
     Program::new("permissions"),
