@@ -163,11 +163,6 @@ impl Kernel {
         self.processes.get_mut(&pid).expect("the caller has seen the process")
     }
 
-    /// Time that a process's threads have had virtual CPUs, nanoseconds.
-    pub fn process_cpu_ns(&self, pid: Pid) -> u64 {
-        self.processes.get(&pid).map_or(0, |process| process.cpu_ns)
-    }
-
     /// The process that an id names: its own or that of one of its threads.
     pub fn process_of(&self, id: Tid) -> Option<Pid> {
         let is_process = self.processes.contains_key(&id);
@@ -222,6 +217,41 @@ impl Kernel {
         timers.chain(self.waits.next_deadline_ns()).min()
     }
 
+    /// Whether a thread is on a virtual CPU whose process has timers or a limit of processor time: somebody must look at
+    /// them while it runs.
+    pub(crate) fn is_processor_time_watched(&self) -> bool {
+        let process_of = |tid: Tid| self.processes.get(&self.threads.get(&tid)?.pid);
+        self.scheduler.all_running().filter_map(process_of).any(Process::is_processor_time_watched)
+    }
+
+    /// After a process has used processor time: lets its timers of that expire, and holds it to its limit.
+    pub(crate) fn charge_processor_time(&mut self, pid: Pid) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if !process.is_processor_time_watched() {
+            return;
+        }
+        let threads = &self.threads;
+        let of_thread = |tid| threads.get(&tid).map(|thread| thread.cpu_ns);
+        let sent = process.timers.expire_processor_time(process.cpu_ns, of_thread);
+        let excess = process.processor_time_excess();
+        self.send_expired(sent.into_iter().map(|(tid, info)| (pid, tid, info)));
+        match excess {
+            Some(Signal::KILL) => self.end_process(pid, Ending::Signal(Signal::KILL)),
+            Some(signal) => _ = self.signal_process(pid, Info::from_kernel(signal)),
+            None => {}
+        }
+    }
+
+    fn send_expired(&mut self, sent: impl IntoIterator<Item = (Pid, Option<Tid>, Info)>) {
+        for (pid, tid, info) in sent {
+            // A full queue loses timer signals, as for Linux.
+            let _ = match tid {
+                Some(tid) => self.signal_thread(tid, info),
+                None => self.signal_process(pid, info),
+            };
+        }
+    }
+
     /// Lets waits and timers expire that are due.
     pub(crate) fn expire(&mut self) {
         let Some(next) = self.next_event_ns() else { return };
@@ -235,13 +265,7 @@ impl Kernel {
             .iter_mut()
             .flat_map(|(pid, process)| process.timers.expire(now_ns).into_iter().map(|(tid, info)| (*pid, tid, info)))
             .collect();
-        for (pid, tid, info) in sent {
-            // A full queue loses timer signals, as for Linux.
-            let _ = match tid {
-                Some(tid) => self.signal_thread(tid, info),
-                None => self.signal_process(pid, info),
-            };
-        }
+        self.send_expired(sent);
     }
 
     /// Makes a thread's access to memory possible, or sends it the signal that Linux would.
@@ -259,8 +283,10 @@ impl Kernel {
             Err(Fault::OutOfMemory) => return self.kill_for_memory(pid),
             Err(fault) => fault,
         };
+        let is_present = self.spaces.space(space).is_present(address);
         if let Some(thread) = self.threads.get_mut(&tid) {
-            thread.last_fault = LastFault { vector: PAGE_FAULT, error_code: page_fault_code(fault, access), address };
+            let error_code = page_fault_code(is_present, access);
+            thread.last_fault = LastFault { vector: PAGE_FAULT, error_code, address };
         }
         let info = match fault {
             Fault::NotAllowed => Info::fault(Signal::SEGV, 2, address),
@@ -280,7 +306,7 @@ impl Kernel {
 const PAGE_FAULT: u8 = 14;
 
 /// The error code that the processor would give (Intel SDM volume 3, 4.7): user mode, and why.
-fn page_fault_code(fault: Fault, access: Access) -> u64 {
+fn page_fault_code(is_present: bool, access: Access) -> u64 {
     const PRESENT: u64 = 1;
     const WRITE: u64 = 2;
     const USER: u64 = 4;
@@ -290,5 +316,5 @@ fn page_fault_code(fault: Fault, access: Access) -> u64 {
         Access::Write => WRITE,
         Access::Execute => FETCH,
     };
-    USER | kind | if fault == Fault::NotAllowed { PRESENT } else { 0 }
+    USER | kind | if is_present { PRESENT } else { 0 }
 }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::clock::SECOND_NS;
 use crate::credentials::Credentials;
 use crate::file::FdTable;
 use crate::file::buffers::Reservation;
 use crate::fs::Location;
 use crate::kernel::GuestExit;
-use crate::limits::Limits;
+use crate::limits::{Limits, Resource, UNLIMITED};
 use crate::mm::SpaceId;
 use crate::notifier::{Beacon, Notifier};
 use crate::signal::{Action, HANDLER_DEFAULT, HANDLER_IGNORE, PendingSignals, SIGNAL_MAX, Signal};
@@ -59,6 +60,8 @@ pub struct Process {
     pub first_thread_status: Option<u8>,
     /// Time that its threads have run, nanoseconds.
     pub cpu_ns: u64,
+    /// The last second of its processor time at which it was sent `SIGXCPU`.
+    warned_at_seconds: u64,
     /// What its children have used that it has waited for.
     pub children_usage: Usage,
     /// `PR_SET_DUMPABLE` and the like: values that are kept and given back.
@@ -276,6 +279,7 @@ impl Process {
             started_ns,
             first_thread_status: None,
             cpu_ns: 0,
+            warned_at_seconds: 0,
             children_usage: Usage::default(),
             settings: Settings::default(),
             exit_signal: Some(Signal::CHLD),
@@ -334,6 +338,25 @@ impl Process {
     /// Whether it can still be waited for but not run.
     pub fn is_zombie(&self) -> bool {
         self.end.is_some_and(|end| end.is_zombie)
+    }
+
+    /// Whether anything is to happen when it has used some amount of processor time.
+    pub fn is_processor_time_watched(&self) -> bool {
+        self.timers.has_processor_timers() || self.limits.get(Resource::Cpu).soft != UNLIMITED
+    }
+
+    /// The signal for having used more processor time than allowed, once for each second beyond the soft limit.
+    pub fn processor_time_excess(&mut self) -> Option<Signal> {
+        let limit = self.limits.get(Resource::Cpu);
+        let used = self.cpu_ns / SECOND_NS;
+        if used >= limit.hard {
+            return Some(Signal::KILL);
+        }
+        let next = limit.soft.max(self.warned_at_seconds.saturating_add(1));
+        (used >= next).then(|| {
+            self.warned_at_seconds = used;
+            Signal::XCPU
+        })
     }
 
     /// Something to know by whether it still is this process.

@@ -47,6 +47,11 @@ impl Scheduler {
         self.vcpus[vcpu].running
     }
 
+    /// The threads on virtual CPUs.
+    pub(crate) fn all_running(&self) -> impl Iterator<Item = Tid> {
+        self.vcpus.iter().filter_map(|slot| slot.running)
+    }
+
     pub(crate) fn set_running(&mut self, vcpu: usize, tid: Option<Tid>) {
         self.vcpus[vcpu].running = tid;
     }

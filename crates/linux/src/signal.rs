@@ -14,7 +14,7 @@ use crate::waits::Tid;
 
 /// Highest signal number (`_NSIG`).
 pub const SIGNAL_MAX: u8 = 64;
-/// Most queued signals of one process or thread (`RLIMIT_SIGPENDING`).
+/// Most queued signals of a guest (`RLIMIT_SIGPENDING`), not counting one of each standard signal, which are always taken.
 pub const QUEUED_MAX: usize = 1024;
 
 /// A signal's number, 1 to [`SIGNAL_MAX`].
@@ -42,6 +42,7 @@ impl Signal {
     pub const TTIN: Signal = Signal(21);
     pub const TTOU: Signal = Signal(22);
     pub const URG: Signal = Signal(23);
+    pub const XCPU: Signal = Signal(24);
     pub const VTALRM: Signal = Signal(26);
     pub const PROF: Signal = Signal(27);
     pub const WINCH: Signal = Signal(28);
@@ -163,16 +164,23 @@ pub struct PendingSignals {
 }
 
 impl PendingSignals {
-    /// Adds one. A standard signal that is pending already is not added again. `EAGAIN` when too many wait.
-    pub fn add(&mut self, info: Info) -> Result<(), Errno> {
-        if !info.signal.is_queued() && self.set().contains(info.signal) {
+    /// Adds one. A standard signal that is pending already is not added again. `EAGAIN` when `queued`, the number of
+    /// queued signals of the guest, is too large for another one.
+    pub fn add(&mut self, info: Info, queued: usize) -> Result<(), Errno> {
+        if info.signal.is_queued() {
+            if queued >= QUEUED_MAX {
+                return Err(Errno::EAGAIN);
+            }
+        } else if self.set().contains(info.signal) {
             return Ok(());
-        }
-        if self.queue.len() >= QUEUED_MAX {
-            return Err(Errno::EAGAIN);
         }
         self.queue.push_back(info);
         Ok(())
+    }
+
+    /// How many wait that can wait several times.
+    fn queued(&self) -> usize {
+        self.queue.iter().filter(|info| info.signal.is_queued()).count()
     }
 
     /// Which are pending.
@@ -276,6 +284,7 @@ impl Kernel {
         }
         self.prepare_signal(pid, info.signal);
         let members: Vec<Tid> = self.threads_of(pid);
+        let queued = if info.signal.is_queued() { self.queued_signals() } else { 0 };
         let process = self.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
         let open = |thread: &Thread| thread.takes(info.signal);
         // A blocked signal is kept even if it is ignored now: that may change.
@@ -283,7 +292,7 @@ impl Kernel {
         if process.is_ignored(info.signal) && !is_wanted_later {
             return Ok(());
         }
-        process.pending.add(info)?;
+        process.pending.add(info, queued)?;
         process.signals_sent += 1;
         self.waits.notify_key(WaitKey::Signals(pid), usize::MAX);
         // Rather a thread that waits than one that works.
@@ -305,12 +314,13 @@ impl Kernel {
             return Ok(());
         }
         self.prepare_signal(pid, info.signal);
+        let queued = if info.signal.is_queued() { self.queued_signals() } else { 0 };
         let thread = self.threads.get_mut(&tid).ok_or(Errno::ESRCH)?;
         let process = self.processes.get_mut(&pid).ok_or(Errno::ESRCH)?;
         if process.is_ignored(info.signal) && !thread.blocked.contains(info.signal) {
             return Ok(());
         }
-        thread.pending.add(info)?;
+        thread.pending.add(info, queued)?;
         process.signals_sent += 1;
         let is_taken = thread.takes(info.signal);
         self.waits.notify_key(WaitKey::Signals(pid), usize::MAX);
@@ -318,6 +328,12 @@ impl Kernel {
             self.interrupt(tid);
         }
         Ok(())
+    }
+
+    /// Signals of all processes and threads that wait and count against [`QUEUED_MAX`].
+    pub fn queued_signals(&self) -> usize {
+        let of_processes = self.processes.values().map(|process| process.pending.queued());
+        of_processes.chain(self.threads.values().map(|thread| thread.pending.queued())).sum()
     }
 
     /// What sending does whether the signal is blocked or ignored: signals that stop and the one that continues take each
@@ -433,7 +449,7 @@ impl Kernel {
             thread.blocked = thread.blocked.without(info.signal);
         }
         thread.pending.forget(info.signal);
-        let _ = thread.pending.add(info);
+        let _ = thread.pending.add(info, 0);
     }
 
     /// The signal for an exception in user code, other than a page fault.
@@ -487,7 +503,7 @@ mod tests {
         let mut pending = PendingSignals::default();
         let realtime = Signal::new(40).unwrap();
         for signal in [realtime, Signal::TERM, realtime, Signal::TERM, Signal::INT] {
-            pending.add(Info::from_kernel(signal)).unwrap();
+            pending.add(Info::from_kernel(signal), 0).unwrap();
         }
         let all = SignalSet(u64::MAX);
         let order: Vec<u8> = std::iter::from_fn(|| pending.take(all)).map(|info| info.signal.number()).collect();
@@ -498,8 +514,10 @@ mod tests {
     fn the_queue_is_bounded() {
         let mut pending = PendingSignals::default();
         let info = Info::from_kernel(Signal::new(34).unwrap());
-        let refused = (0..QUEUED_MAX + 5).filter(|_| pending.add(info).is_err()).count();
+        let refused = (0..QUEUED_MAX + 5).filter(|queued| pending.add(info, *queued).is_err()).count();
         assert_eq!(refused, 5);
+        assert_eq!(pending.queued(), QUEUED_MAX);
+        assert_eq!(pending.add(Info::from_kernel(Signal::TERM), QUEUED_MAX), Ok(()));
     }
 
     #[test]

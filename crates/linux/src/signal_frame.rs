@@ -114,13 +114,15 @@ pub(crate) fn push(kernel: &mut Kernel, tid: Tid, info: Info, action: Action) ->
     if action.flags & FLAG_RESTORER == 0 {
         return Err(Errno::EFAULT); // As Linux on x86-64: there is no other way back.
     }
+    // What waits with a time limit is not made again: it would wait for the whole time.
+    let had_deadline = thread.interrupted_deadline_ns.take().is_some();
     if let Some(number) = thread.interrupted_call.take()
         && action.flags & FLAG_RESTART != 0
         && is_restartable(number)
+        && !had_deadline
     {
         thread.restart_call(number);
     }
-    thread.interrupted_deadline_ns = None;
     let Fpu::Saved(fpu) = thread.fpu.clone() else { unreachable!("the caller has saved it") };
     let mut registers = thread.registers;
     let mut top = registers.rsp.wrapping_sub(RED_ZONE);

@@ -53,6 +53,7 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::memory::CALLS,
     sys::message::CALLS,
     sys::open::CALLS,
+    sys::peer::CALLS,
     sys::pidfd::CALLS,
     sys::pipe::CALLS,
     sys::poll::CALLS,

@@ -14,7 +14,7 @@ const CODE_TIMER: i32 = -2;
 /// When a timer expires next, and how it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Setting {
-    /// Next expiration, nanoseconds of the monotonic clock; `None`: the timer is off.
+    /// Next expiration, nanoseconds of the monotonic clock or of processor time; `None`: the timer is off.
     pub at_ns: Option<u64>,
     /// Time between later ones; 0: there are none.
     pub interval_ns: u64,
@@ -38,6 +38,25 @@ impl Setting {
     }
 }
 
+/// What a timer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerClock {
+    /// The monotonic clock.
+    Monotonic,
+    /// The real-time clock.
+    Realtime,
+    /// The processor time of the process.
+    Process,
+    /// The processor time of a thread.
+    Thread(u32),
+}
+
+impl TimerClock {
+    fn is_processor_time(self) -> bool {
+        matches!(self, Self::Process | Self::Thread(_))
+    }
+}
+
 /// A timer made by `timer_create`.
 #[derive(Debug, Clone, Copy)]
 pub struct PosixTimer {
@@ -47,8 +66,8 @@ pub struct PosixTimer {
     pub thread: Option<u32>,
     /// `sigev_value`.
     pub value: u64,
-    /// Whether it counts the real-time clock.
-    pub is_realtime: bool,
+    /// What it counts.
+    pub clock: TimerClock,
     /// Its state.
     pub setting: Setting,
     /// Expirations that the last signal stands for, beyond the first.
@@ -60,6 +79,10 @@ pub struct PosixTimer {
 pub struct Timers {
     /// `ITIMER_REAL`, which sends `SIGALRM`.
     pub real: Setting,
+    /// `ITIMER_VIRTUAL`, which sends `SIGVTALRM`, of processor time.
+    pub virtual_time: Setting,
+    /// `ITIMER_PROF`, which sends `SIGPROF`, of processor time.
+    pub profile: Setting,
     posix: BTreeMap<u32, PosixTimer>,
     last_id: u32,
 }
@@ -93,8 +116,39 @@ impl Timers {
 
     /// When the next one expires.
     pub fn next_ns(&self) -> Option<u64> {
-        let posix = self.posix.values().filter_map(|timer| timer.setting.at_ns);
-        posix.chain(self.real.at_ns).min()
+        let posix = self.posix.values().filter(|timer| !timer.clock.is_processor_time());
+        posix.filter_map(|timer| timer.setting.at_ns).chain(self.real.at_ns).min()
+    }
+
+    /// Whether any timer of processor time is on.
+    pub fn has_processor_timers(&self) -> bool {
+        let is_on = |timer: &PosixTimer| timer.clock.is_processor_time() && timer.setting.at_ns.is_some();
+        self.virtual_time.at_ns.is_some() || self.profile.at_ns.is_some() || self.posix.values().any(is_on)
+    }
+
+    /// Lets timers of processor time expire; what they send, each with the thread it is for.
+    pub fn expire_processor_time(
+        &mut self,
+        process_ns: u64,
+        of_thread: impl Fn(u32) -> Option<u64>,
+    ) -> Vec<(Option<u32>, Info)> {
+        let mut sent = Vec::new();
+        for (setting, signal) in [(&mut self.virtual_time, Signal::VTALRM), (&mut self.profile, Signal::PROF)] {
+            let (times, next) = setting.expire(process_ns);
+            *setting = next;
+            if times > 0 {
+                sent.push((None, Info::from_kernel(signal)));
+            }
+        }
+        for (id, timer) in &mut self.posix {
+            let now_ns = match timer.clock {
+                TimerClock::Process => Some(process_ns),
+                TimerClock::Thread(tid) => of_thread(tid),
+                TimerClock::Monotonic | TimerClock::Realtime => None,
+            };
+            sent.extend(now_ns.and_then(|now_ns| timer.expire(*id, now_ns)));
+        }
+        sent
     }
 
     /// Lets timers expire; what they send, each with the thread it is for.
@@ -105,18 +159,21 @@ impl Timers {
         if times > 0 {
             sent.push((None, Info::from_kernel(Signal::ALRM)));
         }
-        for (id, timer) in &mut self.posix {
-            let (times, next) = timer.setting.expire(now_ns);
-            timer.setting = next;
-            if times > 0 {
-                timer.overrun = times - 1;
-                if let Some(signal) = timer.signal {
-                    let fields = [u64::from(*id) | (timer.overrun.min(i32::MAX as u64) << 32), timer.value, 0, 0];
-                    sent.push((timer.thread, Info { signal, code: CODE_TIMER, fields }));
-                }
-            }
-        }
+        let of_clocks = self.posix.iter_mut().filter(|(_, timer)| !timer.clock.is_processor_time());
+        sent.extend(of_clocks.filter_map(|(id, timer)| timer.expire(*id, now_ns)));
         sent
+    }
+}
+
+impl PosixTimer {
+    /// What it sends, if it expires, and to which thread.
+    fn expire(&mut self, id: u32, now_ns: u64) -> Option<(Option<u32>, Info)> {
+        let (times, next) = self.setting.expire(now_ns);
+        self.setting = next;
+        self.overrun = times.checked_sub(1)?;
+        let signal = self.signal?;
+        let fields = [u64::from(id) | (self.overrun.min(i32::MAX as u64) << 32), self.value, 0, 0];
+        Some((self.thread, Info { signal, code: CODE_TIMER, fields }))
     }
 }
 

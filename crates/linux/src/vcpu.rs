@@ -111,7 +111,7 @@ impl Guest {
             let is_event_due = kernel.next_event_ns().is_some_and(|at| at <= now);
             if is_event_due && kernel.scheduler.idle() > 0 {
                 self.work.notify_one();
-            } else if is_event_due || kernel.scheduler.has_ready() {
+            } else if is_event_due || kernel.scheduler.has_ready() || kernel.is_processor_time_watched() {
                 kernel.scheduler.kick_all();
             }
         }
@@ -124,7 +124,8 @@ fn tick_wanted(kernel: &Kernel) -> Option<u64> {
     if kernel.scheduler.is_frozen() {
         return None;
     }
-    let slice = kernel.scheduler.has_ready().then(|| kernel.clock.monotonic_ns() + SLICE_NS);
+    let is_slice_due = kernel.scheduler.has_ready() || kernel.is_processor_time_watched();
+    let slice = is_slice_due.then(|| kernel.clock.monotonic_ns() + SLICE_NS);
     let is_any_busy = kernel.scheduler.idle() < kernel.scheduler.vcpu_count();
     let event = if is_any_busy { kernel.next_event_ns() } else { None };
     slice.into_iter().chain(event).min()
@@ -261,6 +262,7 @@ impl Runner<'_> {
         thread.cpu_ns += ran_ns;
         let (pid, is_killed) = (thread.pid, thread.is_killed);
         kernel.process_mut(pid).cpu_ns += ran_ns;
+        kernel.charge_processor_time(pid);
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;
         kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));

@@ -45,6 +45,12 @@ pub(super) enum Holes {
 }
 
 impl Space {
+    /// Whether the processor would find a page there that user code may read: what the error code of a fault says.
+    pub(crate) fn is_present(&self, address: u64) -> bool {
+        let is_readable = self.areas.at(address).is_some_and(|(_, area)| !area.protection.is_empty());
+        is_readable && self.pages.get(page_of(address)).is_some()
+    }
+
     /// Makes one access possible, and likely next ones.
     pub(crate) fn fault(&mut self, frames: &mut Frames, address: u64, needed: Protection) -> Result<(), Fault> {
         let (start, area) = self.area_at(address)?;

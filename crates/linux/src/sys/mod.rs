@@ -20,6 +20,7 @@ pub mod lock;
 pub mod memory;
 pub mod message;
 pub mod open;
+pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;

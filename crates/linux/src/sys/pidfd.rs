@@ -68,8 +68,8 @@ fn pidfd_send_signal(call: &mut Call<'_>) -> SysResult {
     let pid = life.pid().ok_or(Errno::ESRCH)?;
     let info = match (signal, info_address) {
         (Some(signal), 0) => Some(Info::from_process(signal, call.pid, false).by_user(call.process().credentials.uid)),
-        (Some(signal), address) => Some(read_info(call, address, signal, pid == call.pid)?),
-        (None, _) => None,
+        (None, 0) => None,
+        (signal, address) => read_info(call, address, signal, pid == call.pid)?,
     };
     check_permission(call, pid, signal)?;
     if let Some(info) = info {

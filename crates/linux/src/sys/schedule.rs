@@ -3,6 +3,7 @@
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::outcome::SysResult;
+use crate::process::Pid;
 use crate::sys::entry;
 use crate::sys::time::Timespec;
 use crate::table::SystemCall;
@@ -51,24 +52,39 @@ fn check_thread(call: &Call<'_>, index: usize) -> Result<(), Errno> {
     }
 }
 
+/// The processes whose priority is meant: one, a group's or a user's; `ESRCH` if there are none.
+fn prioritised(call: &mut Call<'_>) -> Result<Vec<Pid>, Errno> {
+    const PROCESS: i32 = 0;
+    const GROUP: i32 = 1;
+    const USER: i32 = 2;
+    let id = call.args[1] as u32;
+    let (own_group, own_uid) = (call.process().group, call.process().credentials.uid);
+    let or_own = |own: u32| if id == 0 { own } else { id };
+    let meant = match call.int(0) {
+        PROCESS => call.kernel.process_of(or_own(call.pid)).into_iter().collect(),
+        GROUP => call.kernel.processes_where(|process| process.group == or_own(own_group)),
+        USER => call.kernel.processes_where(|process| process.credentials.uid == or_own(own_uid)),
+        _ => return Err(Errno::EINVAL),
+    };
+    if meant.is_empty() { Err(Errno::ESRCH) } else { Ok(meant) }
+}
+
 fn getpriority(call: &mut Call<'_>) -> SysResult {
-    if !(0..=2).contains(&call.int(0)) {
-        return Err(Errno::EINVAL.into());
-    }
+    let meant = prioritised(call)?;
+    let nice = meant.iter().map(|pid| call.kernel.processes[pid].settings.nice).min().unwrap_or(0);
     // The call gives 20 less the nice value, so that no result looks like an error.
-    Ok(u64::from((20 - call.process().settings.nice).cast_unsigned()))
+    Ok(u64::from((20 - nice).cast_unsigned()))
 }
 
 fn setpriority(call: &mut Call<'_>) -> SysResult {
-    if !(0..=2).contains(&call.int(0)) {
-        return Err(Errno::EINVAL.into());
-    }
     let nice = call.int(2).clamp(*NICE.start(), *NICE.end());
-    let settings = &mut call.process().settings;
-    if nice < settings.nice {
-        return Err(Errno::EACCES.into());
+    for pid in prioritised(call)? {
+        let settings = &mut call.kernel.process_mut(pid).settings;
+        if nice < settings.nice {
+            return Err(Errno::EACCES.into());
+        }
+        settings.nice = nice;
     }
-    settings.nice = nice;
     Ok(0)
 }
 

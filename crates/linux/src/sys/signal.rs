@@ -263,33 +263,40 @@ fn send_to_thread(call: &mut Call<'_>, pid: Option<Pid>, tid: i32, signal: i32) 
 }
 
 /// Reads the `siginfo_t` that a program sends along. To others it must not look as if the kernel or `kill` had sent it.
-pub(super) fn read_info(call: &mut Call<'_>, address: u64, signal: Signal, is_own: bool) -> Result<Info, Errno> {
+pub(super) fn read_info(
+    call: &mut Call<'_>,
+    address: u64,
+    signal: Option<Signal>,
+    is_own: bool,
+) -> Result<Option<Info>, Errno> {
     let [_, _, code, _] = call.read::<[i32; 4]>(address)?;
     let fields: [u64; 4] = call.read(address.wrapping_add(16))?;
     if !is_own && (code >= 0 || code == Info::CODE_THREAD) {
         return Err(Errno::EPERM);
     }
-    Ok(Info { signal, code, fields })
+    Ok(signal.map(|signal| Info { signal, code, fields }))
 }
 
 fn rt_sigqueueinfo(call: &mut Call<'_>) -> SysResult {
     let signal = optional_signal(call.int(1))?;
-    let pid = u32::try_from(call.int(0)).map_err(|_| Errno::ESRCH)?;
-    let pid = call.kernel.process_of(pid).ok_or(Errno::ESRCH)?;
+    let id = u32::try_from(call.int(0)).map_err(|_| Errno::ESRCH)?;
+    let info = read_info(call, call.args[2], signal, id == call.pid)?;
+    let pid = call.kernel.process_of(id).ok_or(Errno::ESRCH)?;
     check_permission(call, pid, signal)?;
-    let Some(signal) = signal else { return Ok(0) };
-    let info = read_info(call, call.args[2], signal, pid == call.pid)?;
-    call.kernel.signal_process(pid, info)?;
+    if let Some(info) = info {
+        call.kernel.signal_process(pid, info)?;
+    }
     Ok(0)
 }
 
 fn rt_tgsigqueueinfo(call: &mut Call<'_>) -> SysResult {
     let (pid, tid) = (call.int(0).cast_unsigned(), call.int(1));
     let signal = optional_signal(call.int(2))?;
+    let info = read_info(call, call.args[3], signal, pid == call.pid)?;
     let tid = find_thread(call, Some(pid), tid)?;
     check_permission(call, pid, signal)?;
-    let Some(signal) = signal else { return Ok(0) };
-    let info = read_info(call, call.args[3], signal, pid == call.pid)?;
-    call.kernel.signal_thread(tid, info)?;
+    if let Some(info) = info {
+        call.kernel.signal_thread(tid, info)?;
+    }
     Ok(0)
 }

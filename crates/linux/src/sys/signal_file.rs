@@ -3,7 +3,7 @@
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::signalfd::SignalFd;
-use crate::file::{Body, OpenFile, READABLE};
+use crate::file::{Body, OpenFile, READABLE, WRITABLE};
 use crate::outcome::SysResult;
 use crate::signal::SignalSet;
 use crate::sys::entry;
@@ -33,6 +33,11 @@ fn make(call: &mut Call<'_>, flags: i32) -> SysResult {
         return Ok(fd as u64);
     }
     let status = (flags & libc::SFD_NONBLOCK) as u32;
-    let file = OpenFile::anonymous(Body::Signal(SignalFd::new(accepted)), "anon_inode:[signalfd]", READABLE, status);
+    let file = OpenFile::anonymous(
+        Body::Signal(SignalFd::new(accepted)),
+        "anon_inode:[signalfd]",
+        READABLE | WRITABLE,
+        status,
+    );
     Ok(call.install(file, flags & libc::SFD_CLOEXEC != 0)? as u64)
 }

@@ -10,7 +10,7 @@ use crate::exec::TICKS_PER_SECOND;
 use crate::frames::Charge;
 use crate::limits::{Limit, Resource};
 use crate::outcome::SysResult;
-use crate::process::Usage;
+use crate::process::{Pid, Usage};
 use crate::random;
 use crate::sys::entry;
 use crate::sys::time::Timeval;
@@ -116,6 +116,12 @@ fn prctl(call: &mut Call<'_>) -> SysResult {
     const GET_NAME: i32 = 16;
     const GET_SECCOMP: i32 = 21;
     const CAPABILITY_BOUND_READ: i32 = 23;
+    const GET_SECURE_BITS: i32 = 27;
+    const AMBIENT_CAPABILITIES: i32 = 47;
+    const AMBIENT_IS_SET: u64 = 1;
+    const AMBIENT_RAISE: u64 = 2;
+    const AMBIENT_LOWER: u64 = 3;
+    const AMBIENT_CLEAR_ALL: u64 = 4;
     const SET_TIMER_SLACK: i32 = 29;
     const GET_TIMER_SLACK: i32 = 30;
     const SET_SUBREAPER: i32 = 36;
@@ -171,6 +177,14 @@ fn prctl(call: &mut Call<'_>) -> SysResult {
         SET_HUGE_PAGES_DISABLED => call.process().settings.has_huge_pages_disabled = value != 0,
         GET_HUGE_PAGES_DISABLED => return Ok(u64::from(call.process().settings.has_huge_pages_disabled)),
         SET_TRACER => {}
+        GET_SECURE_BITS => return Ok(0),
+        AMBIENT_CAPABILITIES => match value {
+            AMBIENT_IS_SET if call.args[2] <= 40 => return Ok(0),
+            AMBIENT_CLEAR_ALL => {}
+            AMBIENT_LOWER if call.args[2] <= 40 => {}
+            AMBIENT_RAISE if call.args[2] <= 40 => return Err(Errno::EPERM.into()),
+            _ => return Err(Errno::EINVAL.into()),
+        },
         _ => return Err(Errno::EINVAL.into()),
     }
     Ok(0)
@@ -183,8 +197,8 @@ fn getrlimit(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-fn set_limit(call: &mut Call<'_>, resource: Resource, limit: Limit) -> Result<(), Errno> {
-    let process = call.process();
+fn set_limit(call: &mut Call<'_>, pid: Pid, resource: Resource, limit: Limit) -> Result<(), Errno> {
+    let process = call.kernel.process_mut(pid);
     process.limits.set(resource, limit)?;
     if resource == Resource::Files {
         process.files.set_limit(usize::try_from(limit.soft).unwrap_or(usize::MAX));
@@ -195,21 +209,22 @@ fn set_limit(call: &mut Call<'_>, resource: Resource, limit: Limit) -> Result<()
 fn setrlimit(call: &mut Call<'_>) -> SysResult {
     let resource = Resource::from_number(u64::from(call.args[0] as u32)).ok_or(Errno::EINVAL)?;
     let limit: Limit = call.read(call.args[1])?;
-    set_limit(call, resource, limit)?;
+    set_limit(call, call.pid, resource, limit)?;
     Ok(0)
 }
 
 fn prlimit64(call: &mut Call<'_>) -> SysResult {
     let [_, _, new_address, old_address, ..] = call.args;
-    let pid = call.int(0);
-    if pid != 0 && pid.cast_unsigned() != call.pid {
-        return Err(Errno::ESRCH.into());
-    }
+    let pid = match call.int(0) {
+        0 => call.pid,
+        id => call.kernel.process_of(id.cast_unsigned()).ok_or(Errno::ESRCH)?,
+    };
+    call.accessible(pid)?;
     let resource = Resource::from_number(u64::from(call.args[1] as u32)).ok_or(Errno::EINVAL)?;
-    let old = call.process().limits.get(resource);
+    let old = call.kernel.process_mut(pid).limits.get(resource);
     if new_address != 0 {
         let new: Limit = call.read(new_address)?;
-        set_limit(call, resource, new)?;
+        set_limit(call, pid, resource, new)?;
     }
     if old_address != 0 {
         call.write(old_address, &old)?;

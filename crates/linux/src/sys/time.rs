@@ -87,25 +87,25 @@ pub enum ClockName {
     /// `CLOCK_MONOTONIC` and its raw and coarse forms, `CLOCK_BOOTTIME`: a guest is never suspended without its clocks
     /// going on.
     Monotonic,
-    /// The caller's process's time on processors.
-    ProcessCpu,
+    /// A process's time on processors; 0 for the caller's.
+    ProcessCpu(u32),
     /// A thread's time on processors; 0 for the caller.
     ThreadCpu(u32),
 }
 
 impl ClockName {
-    /// The clock with a number (`clock_gettime(2)`). Numbers of other processes' clocks are refused.
+    /// The clock with a number (`clock_gettime(2)`).
     pub fn from_number(number: i32) -> Result<Self, Errno> {
         match number {
             0 | 5 | 8 | 11 => Ok(Self::Realtime),
             1 | 4 | 6 | 7 | 9 => Ok(Self::Monotonic),
-            2 => Ok(Self::ProcessCpu),
+            2 => Ok(Self::ProcessCpu(0)),
             3 => Ok(Self::ThreadCpu(0)),
             // Dynamic clocks: the complement of an id, three bits of kind, of which bit 2 means a thread
             // (`pthread_getcpuclockid`, `clock_getcpuclockid`).
             number if number < 0 && number & 3 != 3 => {
                 let id = (!(number >> 3)).cast_unsigned();
-                if number & 4 != 0 { Ok(Self::ThreadCpu(id)) } else { Ok(Self::ProcessCpu) }
+                if number & 4 != 0 { Ok(Self::ThreadCpu(id)) } else { Ok(Self::ProcessCpu(id)) }
             }
             _ => Err(Errno::EINVAL),
         }
@@ -116,7 +116,8 @@ impl ClockName {
         match self {
             Self::Realtime => Ok(call.kernel.clock.realtime_ns()),
             Self::Monotonic => Ok(call.kernel.clock.monotonic_ns()),
-            Self::ProcessCpu => Ok(call.kernel.process_cpu_ns(call.pid)),
+            Self::ProcessCpu(0) => Ok(call.process().cpu_ns),
+            Self::ProcessCpu(pid) => call.kernel.processes.get(&pid).map(|process| process.cpu_ns).ok_or(Errno::EINVAL),
             Self::ThreadCpu(0) => Ok(call.thread().cpu_ns),
             Self::ThreadCpu(tid) => call.kernel.threads.get(&tid).map(|thread| thread.cpu_ns).ok_or(Errno::EINVAL),
         }
@@ -127,7 +128,7 @@ impl ClockName {
         match self {
             Self::Realtime => Ok(call.kernel.clock.monotonic_of_realtime(time_ns)),
             Self::Monotonic => Ok(time_ns),
-            Self::ProcessCpu | Self::ThreadCpu(_) => Err(Errno::EINVAL),
+            Self::ProcessCpu(_) | Self::ThreadCpu(_) => Err(Errno::EINVAL),
         }
     }
 }
@@ -140,7 +141,7 @@ fn clock_gettime(call: &mut Call<'_>) -> SysResult {
 }
 
 fn clock_getres(call: &mut Call<'_>) -> SysResult {
-    ClockName::from_number(call.int(0))?;
+    ClockName::from_number(call.int(0))?.now_ns(call)?;
     if call.args[1] != 0 {
         call.write(call.args[1], &Timespec::from_ns(1))?;
     }
@@ -185,7 +186,7 @@ fn clock_nanosleep(call: &mut Call<'_>) -> SysResult {
     if matches!(clock, ClockName::ThreadCpu(_)) {
         return Err(Errno::EINVAL.into());
     }
-    if clock == ClockName::ProcessCpu {
+    if matches!(clock, ClockName::ProcessCpu(_)) {
         return Err(Errno::EOPNOTSUPP.into());
     }
     let time_ns = call.read::<Timespec>(time_address)?.to_ns()?;

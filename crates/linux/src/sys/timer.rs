@@ -10,7 +10,7 @@ use crate::signal::Signal;
 use crate::sys::entry;
 use crate::sys::time::{ClockName, Timespec, Timeval};
 use crate::table::SystemCall;
-use crate::timers::{PosixTimer, Setting};
+use crate::timers::{PosixTimer, Setting, TimerClock};
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
@@ -25,6 +25,7 @@ pub const CALLS: &[SystemCall] = &[
 ];
 
 const ITIMER_REAL: i32 = 0;
+const ITIMER_VIRTUAL: i32 = 1;
 const ITIMER_PROF: i32 = 2;
 
 /// `struct itimerval`.
@@ -54,8 +55,7 @@ struct SignalEvent {
     padding: i32,
 }
 
-fn write_setting(call: &mut Call<'_>, address: u64, setting: Setting) -> Result<(), Errno> {
-    let now_ns = call.kernel.clock.monotonic_ns();
+fn write_setting(call: &mut Call<'_>, address: u64, setting: Setting, now_ns: u64) -> Result<(), Errno> {
     let interval = Timeval::from_ns(setting.interval_ns);
     // Less than a microsecond left is a microsecond: zero would mean that the timer is off.
     let remaining_ns = setting.remaining_ns(now_ns);
@@ -64,30 +64,37 @@ fn write_setting(call: &mut Call<'_>, address: u64, setting: Setting) -> Result<
 }
 
 fn getitimer(call: &mut Call<'_>) -> SysResult {
-    let setting = match call.int(0) {
-        ITIMER_REAL => call.process().timers.real,
-        which if (ITIMER_REAL..=ITIMER_PROF).contains(&which) => Setting::default(),
-        _ => return Err(Errno::EINVAL.into()),
-    };
-    write_setting(call, call.args[1], setting)?;
+    let (setting, now_ns) = interval_timer(call)?;
+    let setting = *setting;
+    write_setting(call, call.args[1], setting, now_ns)?;
     Ok(0)
 }
 
-/// Timers of processor time (`ITIMER_VIRTUAL`, `ITIMER_PROF`) are not offered: `EINVAL`.
+/// The timer that the first argument names, and what its clock shows.
+fn interval_timer<'c>(call: &'c mut Call<'_>) -> Result<(&'c mut Setting, u64), Errno> {
+    let (which, monotonic_ns) = (call.int(0), call.kernel.clock.monotonic_ns());
+    let process = call.process();
+    match which {
+        ITIMER_REAL => Ok((&mut process.timers.real, monotonic_ns)),
+        ITIMER_VIRTUAL => Ok((&mut process.timers.virtual_time, process.cpu_ns)),
+        ITIMER_PROF => Ok((&mut process.timers.profile, process.cpu_ns)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 fn setitimer(call: &mut Call<'_>) -> SysResult {
     let [_, new_address, old_address, ..] = call.args;
-    if call.int(0) != ITIMER_REAL {
-        return Err(Errno::EINVAL.into());
-    }
     let (value_ns, interval_ns) = if new_address == 0 {
         (0, 0)
     } else {
         let new: IntervalValue = call.read(new_address)?;
         (new.value.to_ns()?, new.interval.to_ns()?)
     };
-    let old = set_real(call, value_ns, interval_ns);
+    let (timer, now_ns) = interval_timer(call)?;
+    let at_ns = (value_ns > 0).then(|| now_ns.saturating_add(value_ns));
+    let old = std::mem::replace(timer, Setting { at_ns, interval_ns });
     if old_address != 0 {
-        write_setting(call, old_address, old)?;
+        write_setting(call, old_address, old, now_ns)?;
     }
     Ok(0)
 }
@@ -104,20 +111,38 @@ fn alarm(call: &mut Call<'_>) -> SysResult {
     Ok(old.remaining_ns(now_ns).div_ceil(SECOND_NS))
 }
 
+fn is_own_thread(call: &Call<'_>, tid: u32) -> bool {
+    call.kernel.threads.get(&tid).is_some_and(|thread| thread.pid == call.pid)
+}
+
+/// What a timer's clock shows.
+fn now_ns(call: &mut Call<'_>, clock: TimerClock) -> u64 {
+    match clock {
+        TimerClock::Monotonic | TimerClock::Realtime => call.kernel.clock.monotonic_ns(),
+        TimerClock::Process => call.process().cpu_ns,
+        TimerClock::Thread(tid) => call.kernel.threads.get(&tid).map_or(0, |thread| thread.cpu_ns),
+    }
+}
+
 fn timer_create(call: &mut Call<'_>) -> SysResult {
     const NOTIFY_SIGNAL: i32 = 0;
     const NOTIFY_NONE: i32 = 1;
     const NOTIFY_THREAD_ID: i32 = 4;
     let [_, event_address, id_address, ..] = call.args;
-    let clock = ClockName::from_number(call.int(0))?;
-    if !matches!(clock, ClockName::Realtime | ClockName::Monotonic) {
-        return Err(Errno::EOPNOTSUPP.into());
-    }
+    let clock = match ClockName::from_number(call.int(0))? {
+        ClockName::Realtime => TimerClock::Realtime,
+        ClockName::Monotonic => TimerClock::Monotonic,
+        ClockName::ProcessCpu(0) => TimerClock::Process,
+        ClockName::ProcessCpu(pid) if pid == call.pid => TimerClock::Process,
+        ClockName::ThreadCpu(0) => TimerClock::Thread(call.tid),
+        ClockName::ThreadCpu(tid) if is_own_thread(call, tid) => TimerClock::Thread(tid),
+        ClockName::ProcessCpu(_) | ClockName::ThreadCpu(_) => return Err(Errno::EINVAL.into()),
+    };
     let mut timer = PosixTimer {
         signal: Some(Signal::ALRM),
         thread: None,
         value: 0,
-        is_realtime: clock == ClockName::Realtime,
+        clock,
         setting: Setting::default(),
         overrun: 0,
     };
@@ -129,8 +154,7 @@ fn timer_create(call: &mut Call<'_>) -> SysResult {
             NOTIFY_SIGNAL => timer.signal = Some(Signal::new(event.signal).ok_or(Errno::EINVAL)?),
             NOTIFY_THREAD_ID => {
                 let tid = event.thread.cast_unsigned();
-                let is_own = call.kernel.threads.get(&tid).is_some_and(|thread| thread.pid == call.pid);
-                timer.thread = Some(if is_own { tid } else { return Err(Errno::EINVAL.into()) });
+                timer.thread = Some(if is_own_thread(call, tid) { tid } else { return Err(Errno::EINVAL.into()) });
                 timer.signal = Some(Signal::new(event.signal).ok_or(Errno::EINVAL)?);
             }
             _ => return Err(Errno::EINVAL.into()),
@@ -147,8 +171,7 @@ fn timer_create(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-fn write_spec(call: &mut Call<'_>, address: u64, setting: Setting) -> Result<(), Errno> {
-    let now_ns = call.kernel.clock.monotonic_ns();
+fn write_spec(call: &mut Call<'_>, address: u64, setting: Setting, now_ns: u64) -> Result<(), Errno> {
     let interval = Timespec::from_ns(setting.interval_ns);
     call.write(address, &IntervalSpec { interval, value: Timespec::from_ns(setting.remaining_ns(now_ns)) })
 }
@@ -159,26 +182,27 @@ fn timer_settime(call: &mut Call<'_>) -> SysResult {
     let id = call.args[0] as u32;
     let new: IntervalSpec = call.read(new_address)?;
     let (value_ns, interval_ns) = (new.value.to_ns()?, new.interval.to_ns()?);
-    let is_realtime = call.process().timers.get(id)?.is_realtime;
-    let clock = &call.kernel.clock;
+    let clock = call.process().timers.get(id)?.clock;
+    let now_ns = now_ns(call, clock);
     let at_ns = match (value_ns, call.int(1) & ABSOLUTE != 0) {
         (0, _) => None,
-        (_, false) => Some(clock.monotonic_ns().saturating_add(value_ns)),
-        (_, true) if is_realtime => Some(clock.monotonic_of_realtime(value_ns)),
+        (_, false) => Some(now_ns.saturating_add(value_ns)),
+        (_, true) if clock == TimerClock::Realtime => Some(call.kernel.clock.monotonic_of_realtime(value_ns)),
         (_, true) => Some(value_ns),
     };
     let timer = call.process().timers.get(id)?;
     let old = std::mem::replace(&mut timer.setting, Setting { at_ns, interval_ns });
     if old_address != 0 {
-        write_spec(call, old_address, old)?;
+        write_spec(call, old_address, old, now_ns)?;
     }
     Ok(0)
 }
 
 fn timer_gettime(call: &mut Call<'_>) -> SysResult {
-    let setting = call.args[0] as u32;
-    let setting = call.process().timers.get(setting)?.setting;
-    write_spec(call, call.args[1], setting)?;
+    let id = call.args[0] as u32;
+    let timer = *call.process().timers.get(id)?;
+    let now_ns = now_ns(call, timer.clock);
+    write_spec(call, call.args[1], timer.setting, now_ns)?;
     Ok(0)
 }
 

@@ -60,6 +60,11 @@ impl Vector {
         }
     }
 
+    /// The parts, none of them empty.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
     /// Bytes of all parts.
     pub fn length(&self) -> usize {
         self.length

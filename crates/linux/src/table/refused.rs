@@ -155,14 +155,8 @@ pub static GROUPS: &[Group] = &[
     Group { errno: Errno::EOPNOTSUPP, why: "no file system has handles", calls: &[(303, "name_to_handle_at")] },
     Group {
         errno: Errno::ENOSYS,
-        why: "memory of other processes",
-        calls: &[
-            (310, "process_vm_readv"),
-            (311, "process_vm_writev"),
-            (312, "kcmp"),
-            (440, "process_madvise"),
-            (448, "process_mrelease"),
-        ],
+        why: "hints about the memory of other processes",
+        calls: &[(440, "process_madvise"), (448, "process_mrelease")],
     },
     Group {
         errno: Errno::ENOSYS,

@@ -33,6 +33,9 @@ const PROGRAMS: &[Program] = &[
     Program::new("forks"),
     Program::new("groups"),
     Program::new("waits"),
+    Program::new("pidfds"),
+    Program::new("execs"),
+    Program::new("delivery"),
     Program::new("files"),
     Program::new("attributes"),
     Program::new("fifo"),
@@ -61,6 +64,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("end").arguments(&["exit-without-memory"]).memory_mib(64).only_in_guests(18, None),
     Program::new("end").arguments(&["hog"]).memory_mib(64).only_in_guests(guest::OUT_OF_MEMORY, None),
     // On the host their numbers would do harm.
+    Program::new("storms").memory_mib(512).only_in_guests(0, Some("all storms are over")),
     Program::new("garbage").arguments(&["1"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
     Program::new("garbage").arguments(&["2"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
     Program::new("garbage").arguments(&["3"]).memory_mib(64).only_in_guests(0, Some("all calls made")),

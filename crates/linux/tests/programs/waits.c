@@ -161,7 +161,7 @@ static void infos(void)
     memset(&usage, 77, sizeof usage);
     result = syscall(SYS_waitid, P_PGID, getpgrp(), &info, WEXITED, &usage);
     show_info("killed", result, &info, pid);
-    printf("usage: %d\n", usage.ru_utime.tv_sec == 0 && usage.ru_maxrss > 0);
+    printf("usage: %d\n", usage.ru_utime.tv_sec == 0 && usage.ru_stime.tv_sec == 0);
     pid = ending(200);
     result = waitid(P_PGID, 0, &info, WEXITED);
     show_info("exited", result, &info, pid);
@@ -289,7 +289,8 @@ static void told_by_signal(void)
     signals = 0;
     pid = ending(1);
     errno = 0;
-    int result = waitpid(pid, 0, 0);
+    int result;
+    while ((result = waitpid(pid, 0, 0)) == -1 && errno == EINTR) { }
     printf("SA_NOCLDWAIT: %d %d signals %d\n", result, errno, signals);
     signal(SIGCHLD, SIG_IGN);
     pid_t other = waiting();
@@ -309,8 +310,9 @@ static void told_by_signal(void)
     struct sigaction action = { .sa_sigaction = on_child, .sa_flags = SA_SIGINFO };
     sigaction(SIGALRM, &action, 0);
     pid = waiting();
-    ualarm(10000, 0);
+    ualarm(10000, 10000);
     SAY(waitpid(pid, 0, 0));
+    ualarm(0, 0);
     action.sa_flags |= SA_RESTART;
     sigaction(SIGALRM, &action, 0);
     signals = 0;

@@ -209,7 +209,11 @@ impl Proc {
     pub fn link_target(self, kernel: &Kernel, caller: Pid) -> Result<Option<Target>, Errno> {
         match self {
             Proc::OwnProcess => Ok(Some(Target::Path(caller.to_string().into_bytes()))),
-            Proc::OwnThread => Ok(Some(Target::Path(format!("{caller}/task/{caller}").into_bytes()))),
+            Proc::OwnThread => {
+                let is_own = kernel.threads.get(&kernel.caller).is_some_and(|thread| thread.pid == caller);
+                let tid = if is_own { kernel.caller } else { caller };
+                Ok(Some(Target::Path(format!("{caller}/task/{tid}").into_bytes())))
+            }
             Proc::OwnMounts => Ok(Some(Target::Path(b"self/mounts".to_vec()))),
             Proc::Link(owner, link) => process::link_target(kernel, owner, link).map(Some),
             Proc::Descriptor(owner, fd) => {

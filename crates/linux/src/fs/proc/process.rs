@@ -11,6 +11,8 @@ use crate::fs::proc::{Owner, Proc};
 use crate::fs::walk::{Follow, Walker};
 use crate::kernel::Kernel;
 use crate::limits::{Resource, UNLIMITED};
+use crate::process::Process;
+use crate::signal::{HANDLER_IGNORE, QUEUED_MAX, SIGNAL_MAX, Signal, SignalSet};
 use crate::thread::{Thread, ThreadState};
 
 /// A file.
@@ -31,10 +33,14 @@ const fn writable(name: &'static str, content: fn(&Kernel, Owner) -> Result<Vec<
     ProcessFile { name, content, is_writable: true }
 }
 
+/// The one file that only a thread's directory has.
+const CHILDREN: &str = "children";
+
 /// Every file, sorted by name.
 pub(super) const FILES: &[ProcessFile] = &[
     readable("auxv", |kernel, owner| Ok(owner.process(kernel)?.program.auxiliary.clone())),
     readable("cgroup", |_, _| Ok(b"0::/\n".to_vec())),
+    readable(CHILDREN, children_of),
     readable("cmdline", |kernel, owner| Ok(owner.process(kernel)?.program.arguments.clone())),
     readable("comm", comm),
     readable("environ", |kernel, owner| Ok(owner.process(kernel)?.program.environment.clone())),
@@ -80,7 +86,9 @@ impl Link {
 
 /// Everything in a process's directory.
 pub(super) fn children(owner: Owner) -> Vec<Proc> {
-    let mut children: Vec<Proc> = (0..FILES.len()).map(|index| Proc::ProcessFile(owner, index)).collect();
+    let is_here = |index: &usize| FILES[*index].name != CHILDREN || owner.tid.is_some();
+    let mut children: Vec<Proc> =
+        (0..FILES.len()).filter(is_here).map(|index| Proc::ProcessFile(owner, index)).collect();
     children.extend(Link::ALL.map(|link| Proc::Link(owner, link)));
     children.extend([Proc::Descriptors(owner), Proc::DescriptorInfos(owner)]);
     if owner.tid.is_none() {
@@ -125,7 +133,22 @@ fn thread(kernel: &Kernel, owner: Owner) -> Option<&Thread> {
 }
 
 fn name(kernel: &Kernel, owner: Owner) -> String {
-    thread(kernel, owner).map_or_else(String::new, |thread| String::from_utf8_lossy(thread.name()).into_owned())
+    let name = match thread(kernel, owner) {
+        Some(thread) => thread.name,
+        None => owner.process(kernel).ok().and_then(|process| process.end).map(|end| end.name).unwrap_or_default(),
+    };
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    String::from_utf8_lossy(&name[..length]).into_owned()
+}
+
+/// Which of a process's threads has made a child is not kept: all are the first one's.
+fn children_of(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
+    owner.process(kernel)?;
+    if owner.tid != Some(owner.pid) {
+        return Ok(Vec::new());
+    }
+    let children = kernel.processes_where(|process| process.parent == owner.pid);
+    Ok(children.into_iter().map(|pid| format!("{pid} ")).collect::<String>().into_bytes())
 }
 
 fn comm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
@@ -133,6 +156,9 @@ fn comm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
 }
 
 fn state_letter(kernel: &Kernel, owner: Owner) -> char {
+    if owner.process(kernel).is_ok_and(|process| process.job.stopped_by.is_some()) {
+        return 'T';
+    }
     match thread(kernel, owner).map(|thread| thread.state) {
         Some(ThreadState::Ready | ThreadState::Running(_)) => 'R',
         Some(_) => 'S',
@@ -267,6 +293,7 @@ fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         fields[1] = process.group.into();
         fields[2] = process.session.into();
         fields[10] = cpu_ns / 10_000_000;
+        fields[12] = process.children_usage.cpu_ns / 10_000_000;
         fields[14] = 20;
         fields[16] = thread_count(kernel, owner) as u64;
         fields[18] = process.started_ns / 10_000_000;
@@ -295,6 +322,7 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
     let state = match state_letter(kernel, owner) {
         'R' => "R (running)",
         'S' => "S (sleeping)",
+        'T' => "T (stopped)",
         _ => "Z (zombie)",
     };
     let ids = |ids: [u32; 4]| ids.map(|id| id.to_string()).join("\t");
@@ -302,7 +330,7 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
          Uid:\t{}\nGid:\t{}\nFDSize:\t{}\nGroups:\t{groups}\nVmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t       0 kB\n\
          VmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nRssAnon:\t{:>8} kB\nRssFile:\t       0 kB\nRssShmem:\t       0 kB\n\
-         VmData:\t{:>8} kB\nVmSwap:\t       0 kB\nThreads:\t{}\nSigQ:\t0/1024\nNoNewPrivs:\t{}\nSeccomp:\t0\n\
+         VmData:\t{:>8} kB\nVmSwap:\t       0 kB\nThreads:\t{}\n{}NoNewPrivs:\t{}\nSeccomp:\t0\n\
          Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         name(kernel, owner),
         process.umask() & PERMISSION_MASK,
@@ -319,9 +347,29 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         resident / 1024,
         size / 1024,
         thread_count(kernel, owner),
+        signal_lines(kernel, owner, process),
         u8::from(process.settings.has_no_new_privileges),
         (1_u64 << kernel.files.vcpu_count().clamp(1, 63)) - 1,
         kernel.files.vcpu_count().max(1) - 1,
     );
     Ok(content.into_bytes())
+}
+
+/// The lines about signals in `status`.
+fn signal_lines(kernel: &Kernel, owner: Owner, process: &Process) -> String {
+    let thread = thread(kernel, owner);
+    let set_of = |is_meant: &dyn Fn(u64) -> bool| {
+        let signals = (1..=i32::from(SIGNAL_MAX)).filter_map(Signal::new);
+        signals.filter(|signal| is_meant(process.action(*signal).handler)).fold(SignalSet::EMPTY, SignalSet::with).0
+    };
+    format!(
+        "SigQ:\t{}/{QUEUED_MAX}\nSigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\n\
+         SigCgt:\t{:016x}\n",
+        kernel.queued_signals(),
+        thread.map_or(0, |thread| thread.pending.set().0),
+        process.pending.set().0,
+        thread.map_or(0, |thread| thread.blocked.0),
+        set_of(&|handler| handler == HANDLER_IGNORE),
+        set_of(&|handler| handler > HANDLER_IGNORE),
+    )
 }
