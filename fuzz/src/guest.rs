@@ -35,6 +35,7 @@ pub fn run(script: &[u8]) {
         memory_mib: MEMORY_MIB,
         tmp_mib: TMP_MIB,
         mounts: vec![("/".to_owned(), root())],
+        root: Default::default(),
         host_name: "fuzz".to_owned(),
         vcpu_count: 1,
         services: Vec::new(),

@@ -46,6 +46,10 @@ impl ScriptedMachine {
 }
 
 impl Machine for ScriptedMachine {
+    fn platform(&self) -> &'static str {
+        "scripted"
+    }
+
     fn memory(&self) -> Arc<dyn Memory> {
         self.shared.clone()
     }

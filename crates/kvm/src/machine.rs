@@ -116,6 +116,10 @@ fn features(kvm: &Kvm, vm: &VmFd) -> Result<Features, PlatformError> {
 }
 
 impl Machine for MachineHandle {
+    fn platform(&self) -> &'static str {
+        "kvm"
+    }
+
     fn memory(&self) -> Arc<dyn Memory> {
         Arc::clone(&self.0.frames) as Arc<dyn Memory>
     }

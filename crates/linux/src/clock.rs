@@ -1,6 +1,8 @@
 //! The guest's clocks. One `Scale` turns the processor's time-stamp counter into time; system calls, deadlines and the
 //! vDSO all use it, so they agree to the nanosecond.
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 
 use calypte_platform::{Frame, Machine, Memory};
@@ -27,6 +29,8 @@ pub struct Clock {
     /// Nanoseconds per tick as measured, with 32 fractional bits.
     rate: u64,
     started: HostTime,
+    /// What `CLOCK_MONOTONIC` showed at `started`: more than at a guest's start if it was restored.
+    monotonic_at_start_ns: u64,
     published: Option<Frame>,
 }
 
@@ -98,7 +102,14 @@ impl Clock {
             monotonic_ns: MONOTONIC_AT_START_NS,
             realtime_ns: started.realtime_ns,
         };
-        Self { machine, scale, rate: multiplier, started, published: None }
+        Self {
+            machine,
+            scale,
+            rate: multiplier,
+            started,
+            monotonic_at_start_ns: MONOTONIC_AT_START_NS,
+            published: None,
+        }
     }
 
     fn counter(&self) -> u64 {
@@ -151,7 +162,7 @@ impl Clock {
         let rate =
             measured.clamp(self.rate - self.rate / RATE_CHANGE_DIVISOR, self.rate + self.rate / RATE_CHANGE_DIVISOR);
         self.rate = rate;
-        self.scale = self.scale.follow(now, MONOTONIC_AT_START_NS + host_elapsed_ns, rate);
+        self.scale = self.scale.follow(now, self.monotonic_at_start_ns + host_elapsed_ns, rate);
         self.write_shared(memory);
     }
 

@@ -1,6 +1,9 @@
 //! The guest's standard streams: what it prints waits here, bounded and in order, until the monitor takes it away; what
 //! it reads was put here by the monitor.
 
+pub(crate) mod saved;
+
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::collections::VecDeque;
 
@@ -12,7 +15,7 @@ pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 pub const INPUT_BYTES_MAX: usize = 256 * 1024;
 
 /// Which stream a piece of output was written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// Descriptor 1 at the start.
     Output,

@@ -1,10 +1,12 @@
 //! Who a process is: `credentials(7)`.
 
+use serde::{Deserialize, Serialize};
+
 /// Most supplementary groups (Linux's `NGROUPS_MAX` is 65,536; ours bounds what a call copies).
 pub const GROUPS_MAX: usize = 64;
 
 /// User and group ids. Zero by default: the guest's root, which is nobody on the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Real user id.
     pub uid: u32,

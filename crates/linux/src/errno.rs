@@ -1,7 +1,9 @@
 //! Error numbers that system calls return (`errno(3)`, `asm-generic/errno*.h`).
 
+use serde::{Deserialize, Serialize};
+
 /// An error number; a handler's `Err(errno)` reaches the guest as `-errno` in `rax`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Errno(pub u16);
 
 macro_rules! errno {

@@ -1,5 +1,8 @@
 //! Which frames of guest memory are in use, by how many users, and against which limit they count.
 
+pub(crate) mod saved;
+
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use calypte_platform::{Frame, FrameRange, Memory, PAGE_SIZE};
@@ -8,7 +11,7 @@ use parking_lot::Mutex;
 use crate::errno::Errno;
 
 /// The limit that a frame counts against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Charge {
     /// The environment's memory size: anonymous memory, private copies of files, buffers.
     Memory,
@@ -48,7 +51,7 @@ struct Dropped {
 }
 
 /// The identity of the content of a file in guest memory, unique within one guest for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContentId(pub u64);
 
 /// Pages that a file no longer has.

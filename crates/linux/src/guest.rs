@@ -117,6 +117,8 @@ pub struct Guest {
     pub(crate) work: Condvar,
     /// The ticker sleeps here.
     pub(crate) ticker: Condvar,
+    /// Those sleep here who wait until no thread of a frozen guest is on a virtual CPU.
+    pub(crate) quiet: Condvar,
     /// Those sleep here who wait for the end.
     ended: Condvar,
     observer: Arc<dyn Observer>,
@@ -158,9 +160,8 @@ impl Guest {
     /// A guest without a program.
     pub fn new(machine: Arc<dyn Machine>, config: GuestConfig) -> Result<Arc<Self>, GuestError> {
         assert!((1..=VCPUS_MAX).contains(&config.vcpu_count), "a guest has 1 to {VCPUS_MAX} virtual CPUs");
-        let frames_of = |mib: u32| mib.saturating_mul(((1 << 20) / PAGE_SIZE) as u32);
-        let memory_frames = frames_of(config.memory_mib).saturating_add(EXTRA_FRAMES);
-        let mut frames = Frames::new(machine.memory(), memory_frames, frames_of(config.tmp_mib));
+        let [memory_frames, tmp_frames] = frame_limits(&config);
+        let mut frames = Frames::new(machine.memory(), memory_frames, tmp_frames);
         let mut clock = Clock::new(machine.clone());
         let vdso =
             Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
@@ -195,13 +196,18 @@ impl Guest {
             last_tid: FIRST_PID,
             caller: FIRST_PID,
         };
-        Ok(Arc::new(Self {
+        Ok(Self::of_kernel(kernel, config.observer))
+    }
+
+    pub(crate) fn of_kernel(kernel: Kernel, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self {
             kernel: Mutex::new(kernel),
             work: Condvar::new(),
             ticker: Condvar::new(),
+            quiet: Condvar::new(),
             ended: Condvar::new(),
-            observer: config.observer,
-        }))
+            observer,
+        })
     }
 
     /// Starts the first program: `program` is a path in the guest, `arguments` begin with its name.
@@ -246,6 +252,16 @@ impl Guest {
         self.kernel.lock()
     }
 
+    /// The kernel of a frozen guest, once no thread of it is on a virtual CPU; at once if the guest has ended.
+    pub(crate) fn lock_quiet(&self) -> MutexGuard<'_, Kernel> {
+        let mut kernel = self.kernel.lock();
+        assert!(kernel.scheduler.is_frozen() || kernel.exit.is_some(), "only a frozen guest becomes quiet");
+        while kernel.exit.is_none() && !kernel.is_quiet() {
+            self.quiet.wait(&mut kernel);
+        }
+        kernel
+    }
+
     /// Tells the monitor that something may have changed.
     pub(crate) fn report(&self, kernel: &mut Kernel) {
         self.observer.progress(kernel);
@@ -271,6 +287,12 @@ impl Guest {
             self.ended.wait(&mut kernel);
         }
     }
+}
+
+/// Frames that a guest may use for memory and for `/tmp`.
+pub(crate) fn frame_limits(config: &GuestConfig) -> [u32; 2] {
+    let frames_of = |mib: u32| mib.saturating_mul(((1 << 20) / PAGE_SIZE) as u32);
+    [frames_of(config.memory_mib).saturating_add(EXTRA_FRAMES), frames_of(config.tmp_mib)]
 }
 
 fn load_first(

@@ -1,5 +1,8 @@
 //! The state of one guest.
 
+pub(crate) mod saved;
+
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -17,7 +20,7 @@ use crate::process::{Ending, Pid, Process};
 use crate::profile::Profile;
 use crate::sched::Scheduler;
 use crate::signal::{Info, Signal};
-use crate::thread::{LastFault, Thread, ThreadState};
+use crate::thread::{Fpu, LastFault, Thread, ThreadState};
 use crate::vdso::Vdso;
 use crate::waits::{Tid, Waits};
 
@@ -70,7 +73,7 @@ pub struct Kernel {
 }
 
 /// How the guest's first process has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestExit {
     /// `exit_group` with this status.
     Status(u8),
@@ -83,7 +86,7 @@ pub enum GuestExit {
 }
 
 /// What a guest has cost so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Statistics {
     /// Returns from guest code to the monitor.
     pub exits: u64,
@@ -209,6 +212,12 @@ impl Kernel {
             thread.state = ThreadState::Ready;
             self.scheduler.push_ready(tid);
         }
+    }
+
+    /// Whether all of every thread is here, and nothing on a virtual CPU.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let is_off = |thread: &Thread| !matches!(thread.state, ThreadState::Running(_)) && thread.fpu != Fpu::Loaded;
+        self.threads.values().all(is_off)
     }
 
     /// When something happens by itself: a wait times out, a timer expires.

@@ -42,6 +42,7 @@ pub mod sched;
 pub mod service;
 pub mod signal;
 mod signal_frame;
+pub mod state;
 pub mod sys;
 pub mod table;
 pub mod thread;

@@ -1,5 +1,6 @@
 //! Resource limits of a process (`getrlimit(2)`).
 
+use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::errno::Errno;
@@ -63,7 +64,7 @@ impl Resource {
 }
 
 /// A limit: what holds, and how far the process may raise it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize)]
 #[repr(C)]
 pub struct Limit {
     /// What holds (`rlim_cur`).
@@ -73,7 +74,7 @@ pub struct Limit {
 }
 
 /// All limits of a process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Limits([Limit; Resource::ALL.len()]);
 
 impl Default for Limits {

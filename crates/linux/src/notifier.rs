@@ -1,6 +1,8 @@
 //! How an object tells that its readiness has changed, without holding the kernel: it rings, and the parked threads that
 //! wait for it are woken when [`crate::waits::Waits`] looks next, which is at the latest when the call that rang is over.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

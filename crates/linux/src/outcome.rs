@@ -1,6 +1,7 @@
 //! What a system-call handler gives back.
 
 use crate::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 /// The value for `rax`, or why there is none (yet).
 pub type SysResult = Result<u64, Stop>;
@@ -26,7 +27,7 @@ impl From<Errno> for Stop {
 }
 
 /// What a parked thread waits for. Plain data, so that it can be saved.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wait {
     /// The wait ends when any of these is notified.
     pub keys: Vec<WaitKey>,
@@ -43,7 +44,7 @@ impl Wait {
 }
 
 /// Something that can be waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum WaitKey {
     /// A change of an object's readiness: pipe, socket, eventfd, timerfd, epoll instance, console.
     Object(ObjectId),
@@ -64,11 +65,11 @@ pub enum WaitKey {
 }
 
 /// The identity of an object that can be waited for, unique within one guest for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectId(pub u64);
 
 /// Why a parked thread runs again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Woken {
     /// One of its objects was notified.
     Notified,

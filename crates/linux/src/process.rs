@@ -1,9 +1,12 @@
 //! Processes: what the threads of one program share. What happens to them is in [`crate::lifecycle`].
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::SECOND_NS;
 use crate::credentials::Credentials;
@@ -81,15 +84,15 @@ pub struct Process {
 
 /// What processes made with `CLONE_FS` share.
 #[derive(Debug, Clone)]
-struct Surroundings {
+pub(crate) struct Surroundings {
     cwd: Location,
     umask: u32,
 }
 
-type Actions = [Action; SIGNAL_MAX as usize];
+pub(crate) type Actions = [Action; SIGNAL_MAX as usize];
 
 /// How a process ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// By itself, with this status.
     Status(u8),
@@ -121,7 +124,7 @@ impl From<Ending> for GuestExit {
 }
 
 /// What is known of a process that ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct End {
     /// How.
     pub ending: Ending,
@@ -134,7 +137,7 @@ pub struct End {
 }
 
 /// Job control.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// By which signal it is stopped.
     pub stopped_by: Option<Signal>,
@@ -143,7 +146,7 @@ pub struct Job {
 }
 
 /// A change that `wait4` tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobChange {
     /// It was stopped by a signal.
     Stopped(Signal),
@@ -152,7 +155,7 @@ pub enum JobChange {
 }
 
 /// What processes have used (`getrusage(2)`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Time that threads have run, nanoseconds.
     pub cpu_ns: u64,
@@ -203,7 +206,7 @@ impl Life {
 }
 
 /// What `/proc` and `AT_*` say about the program.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ProgramFacts {
     /// Absolute path of the executable file.
     pub path: Vec<u8>,
@@ -216,11 +219,12 @@ pub struct ProgramFacts {
     /// Lowest address of the arguments on the stack.
     pub stack_start: u64,
     /// What all this counts on the monitor's heap.
+    #[serde(skip)]
     pub memory: Option<Reservation>,
 }
 
 /// Settings of `prctl(2)` and `personality(2)` without an effect here beyond being remembered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     /// `PR_SET_PDEATHSIG`.
     pub parent_death_signal: i32,

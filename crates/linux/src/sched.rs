@@ -1,5 +1,7 @@
 //! Which thread runs on which virtual CPU. Plain data; [`crate::vcpu`] acts on it.
 
+pub(crate) mod saved;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -59,6 +61,15 @@ impl Scheduler {
     pub(crate) fn push_ready(&mut self, tid: Tid) {
         debug_assert!(!self.ready.contains(&tid), "thread {tid} is in the run queue already");
         self.ready.push_back(tid);
+    }
+
+    pub(crate) fn push_ready_first(&mut self, tid: Tid) {
+        self.ready.push_front(tid);
+    }
+
+    /// Threads that wait for a virtual CPU, in order.
+    pub(crate) fn ready(&self) -> impl Iterator<Item = Tid> {
+        self.ready.iter().copied()
     }
 
     pub(crate) fn pop_ready(&mut self) -> Option<Tid> {

@@ -1,7 +1,9 @@
 //! Services that the monitor offers inside the guest on 127.0.0.1, without a network.
 
+use serde::{Deserialize, Serialize};
+
 /// One connection of a guest to a service, unique within the guest for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// A server on a port of the guest's loopback interface: a state machine without I/O. The kernel calls it when the guest
@@ -15,10 +17,19 @@ pub trait LoopbackService: Send {
     fn closed(&mut self, connection: ConnectionId);
     /// What is to be sent to the guest, in order.
     fn drain(&mut self) -> Vec<ServiceOutput>;
+    /// Everything that the service knows, for another instance to go on from: with a version of the service's own.
+    fn save(&self) -> Vec<u8>;
+    /// Becomes what [`LoopbackService::save`] has described. The bytes may be anybody's.
+    fn restore(&mut self, state: &[u8]) -> Result<(), BadServiceState>;
 }
 
+/// A service cannot go on from the state that it was given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadServiceState(pub String);
+
 /// Something that a service does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceOutput {
     /// Send these bytes. The kernel queues them whatever the guest's receive buffer holds: services answer requests
     /// one at a time, which bounds the queue.

@@ -1,5 +1,6 @@
 //! Signals: what is pending where, what happens on delivery, and the frame that a handler runs on (`signal(7)`).
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -18,8 +19,23 @@ pub const SIGNAL_MAX: u8 = 64;
 pub const QUEUED_MAX: usize = 1024;
 
 /// A signal's number, 1 to [`SIGNAL_MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
 pub struct Signal(u8);
+
+impl From<Signal> for u8 {
+    fn from(signal: Signal) -> u8 {
+        signal.0
+    }
+}
+
+impl TryFrom<u8> for Signal {
+    type Error = &'static str;
+
+    fn try_from(number: u8) -> Result<Self, Self::Error> {
+        Self::new(number.into()).ok_or("there is no such signal")
+    }
+}
 
 #[allow(missing_docs, reason = "the names of signal(7)")]
 impl Signal {
@@ -75,7 +91,9 @@ impl Signal {
 }
 
 /// A set of signals, bit `n - 1` for signal `n`, as in `sigset_t`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize,
+)]
 #[repr(transparent)]
 pub struct SignalSet(pub u64);
 
@@ -105,7 +123,7 @@ impl SignalSet {
 }
 
 /// A signal on its way, with what `siginfo_t` says about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Info {
     /// Which.
     pub signal: Signal,
@@ -158,7 +176,7 @@ impl Info {
 }
 
 /// Signals that wait for delivery.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PendingSignals {
     queue: VecDeque<Info>,
 }
@@ -207,7 +225,9 @@ pub const HANDLER_DEFAULT: u64 = 0;
 pub const HANDLER_IGNORE: u64 = 1;
 
 /// What a process does with a signal; the layout of the kernel's `struct sigaction`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize,
+)]
 #[repr(C)]
 pub struct Action {
     /// Address of the handler, [`HANDLER_DEFAULT`] or [`HANDLER_IGNORE`].
@@ -238,7 +258,7 @@ pub const FLAG_NO_DEFER: u64 = 0x4000_0000;
 pub const FLAG_RESET: u64 = 0x8000_0000;
 
 /// A thread's alternate stack; the layout of `stack_t`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize)]
 #[repr(C)]
 pub struct AlternateStack {
     /// Lowest address.

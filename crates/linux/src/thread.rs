@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+pub(crate) mod saved;
+
 use calypte_platform::{FpuState, Registers};
+use serde::{Deserialize, Serialize};
 
 use crate::file::OpenFile;
 use crate::outcome::Woken;
@@ -13,6 +16,7 @@ use crate::signal::{AlternateStack, PendingSignals, Signal, SignalSet};
 pub const NAME_BYTES: usize = 16;
 
 /// One guest thread. Between runs all of it is here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Thread {
     /// The process whose memory and files it uses.
     pub pid: Pid,
@@ -59,11 +63,12 @@ pub struct Thread {
     /// Set when it must end as soon as it is off its virtual CPU.
     pub is_killed: bool,
     /// The FIFO whose other side its `open(2)` waits for.
+    #[serde(skip)]
     pub opening: Option<Arc<OpenFile>>,
 }
 
 /// An exception as signal frames show it (`gregs[REG_TRAPNO]`, `REG_ERR`, `REG_CR2`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LastFault {
     /// Vector of the exception.
     pub vector: u8,
@@ -74,7 +79,7 @@ pub struct LastFault {
 }
 
 /// Where a thread's floating-point state is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fpu {
     /// Nowhere yet: that of a program that has just been started.
     Initial,
@@ -85,7 +90,7 @@ pub enum Fpu {
 }
 
 /// What a thread is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ThreadState {
     /// It waits for a virtual CPU.
     Ready,

@@ -1,6 +1,7 @@
 //! Timers of a process that send signals (`setitimer(2)`, `timer_create(2)`). Plain data; the kernel asks for the earliest
 //! and lets them expire.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::errno::Errno;
@@ -12,7 +13,7 @@ pub const TIMERS_MAX: usize = 256;
 const CODE_TIMER: i32 = -2;
 
 /// When a timer expires next, and how it goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Setting {
     /// Next expiration, nanoseconds of the monotonic clock or of processor time; `None`: the timer is off.
     pub at_ns: Option<u64>,
@@ -39,7 +40,7 @@ impl Setting {
 }
 
 /// What a timer counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimerClock {
     /// The monotonic clock.
     Monotonic,
@@ -58,7 +59,7 @@ impl TimerClock {
 }
 
 /// A timer made by `timer_create`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct PosixTimer {
     /// What it sends; `None` for `SIGEV_NONE`.
     pub signal: Option<Signal>,
@@ -75,7 +76,7 @@ pub struct PosixTimer {
 }
 
 /// The timers of one process.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Timers {
     /// `ITIMER_REAL`, which sends `SIGALRM`.
     pub real: Setting,

@@ -68,6 +68,8 @@ impl Guest {
         kernel.scheduler.set_frozen(is_frozen);
         if is_frozen {
             kernel.scheduler.kick_all();
+            // Virtual CPUs that sleep may hold the floating-point state of a thread.
+            self.work.notify_all();
         } else {
             self.work.notify_all();
             self.ticker.notify_all();
@@ -135,6 +137,7 @@ impl Runner<'_> {
     /// One step of whatever comes next.
     fn step(&mut self, kernel: &mut MutexGuard<'_, Kernel>) -> Result<(), PlatformError> {
         if kernel.scheduler.is_frozen() {
+            self.put_back(kernel)?;
             kernel.scheduler.set_idle(true);
             self.guest.work.wait(kernel);
             kernel.scheduler.set_idle(false);
@@ -235,6 +238,20 @@ impl Runner<'_> {
         if thread.fpu == Fpu::Initial {
             thread.fpu = Fpu::Saved(self.vcpu.initial_fpu());
         }
+    }
+
+    /// Takes everything of the guest off the virtual CPU: the thread is the next to run, on whichever is free.
+    fn put_back(&mut self, kernel: &mut Kernel) -> Result<(), PlatformError> {
+        if let Some(tid) = kernel.scheduler.running(self.index) {
+            kernel.threads.get_mut(&tid).expect("a running thread exists").state = ThreadState::Ready;
+            kernel.scheduler.push_ready_first(tid);
+            kernel.scheduler.set_running(self.index, None);
+        }
+        self.save_fpu(kernel)?;
+        if kernel.is_quiet() {
+            self.guest.quiet.notify_all();
+        }
+        Ok(())
     }
 
     /// The thread leaves the virtual CPU. With several of them its state must not stay behind.

@@ -1,5 +1,7 @@
 //! The vDSO: code of the monitor that runs in the guest, and the page of clock data below it.
 
+pub(crate) mod saved;
+
 use calypte_platform::{Frame, FrameRange, PAGE_SIZE, Protection};
 
 use crate::clock::Clock;

@@ -1,5 +1,7 @@
 //! Which threads wait for what.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::notifier::Notifier;

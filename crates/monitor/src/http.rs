@@ -4,6 +4,7 @@
 //! Framing follows RFC 9112 (sections 6 and 7); the parsing of heads is `httparse`'s.
 
 use httparse::{EMPTY_HEADER, Status};
+use serde::{Deserialize, Serialize};
 
 /// Longest request head: room for `Lambda-Runtime-Function-XRay-Error-Cause`, which AWS's Python client sends with up
 /// to 1 MiB.
@@ -33,7 +34,7 @@ pub enum BadRequest {
 }
 
 /// One complete request.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Method, as sent.
     pub method: String,
@@ -77,7 +78,7 @@ pub enum Step {
 }
 
 /// Turns the bytes of one connection into requests.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Decoder {
     body_bytes_max: usize,
     state: State,
@@ -92,7 +93,7 @@ pub struct Decoder {
 ///             ▲  └─(size 0)─▶ Trailers ───────┼────┘
 ///             └───────────────────────────────┘
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     Head,
     Sized { remaining: u64 },
@@ -106,6 +107,11 @@ impl Decoder {
     /// A decoder that keeps at most `body_bytes_max` bytes of a body.
     pub fn new(body_bytes_max: usize) -> Self {
         Self { body_bytes_max, state: State::Head, pending: Vec::new(), request: Request::default() }
+    }
+
+    /// Most bytes of a body that it keeps.
+    pub fn body_bytes_max(&self) -> usize {
+        self.body_bytes_max
     }
 
     /// Bytes that are kept for an incomplete request.

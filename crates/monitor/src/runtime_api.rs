@@ -22,9 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use calypte_linux::service::{ConnectionId, LoopbackService, ServiceOutput};
+use calypte_linux::service::{BadServiceState, ConnectionId, LoopbackService, ServiceOutput};
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_wire::monitor::Invoke;
+use serde::{Deserialize, Serialize};
 
 use crate::http::{self, BadRequest, Decoder, Request, StatusCode, Step};
 
@@ -43,6 +44,9 @@ pub const KEPT_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
 /// Longest error type and content type that is passed on; the rest is cut off.
 pub const LABEL_BYTES_MAX: usize = 256;
 
+/// Version of what [`LoopbackService::save`] gives.
+const STATE_VERSION: u32 = 1;
+
 const VERSION_PREFIX: &str = "/2018-06-01/runtime/";
 const ERROR_TYPE_FIELD: &str = "lambda-runtime-function-error-type";
 const ERROR_BODY_FIELD: &str = "lambda-runtime-function-error-body";
@@ -50,7 +54,7 @@ const ERROR_BODY_FIELD: &str = "lambda-runtime-function-error-body";
 const ERROR_TYPE_UNKNOWN: &str = "Runtime.Unknown";
 
 /// What the program has told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuntimeEvent {
     /// It waits for an invocation.
     Ready,
@@ -93,7 +97,7 @@ pub enum RuntimeEvent {
 #[error("an invocation arrived while the program was not ready for it")]
 pub struct NotReady;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Starting,
     InitFailed,
@@ -116,7 +120,7 @@ impl Phase {
 }
 
 /// The service. See the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct RuntimeApi {
     phase: Phase,
     connections: BTreeMap<ConnectionId, Connection>,
@@ -128,7 +132,7 @@ pub struct RuntimeApi {
     events: Vec<RuntimeEvent>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Connection {
     decoder: Decoder,
     /// Whether its `next` is not answered yet; bytes behind it wait in `backlog`.
@@ -454,6 +458,25 @@ impl LoopbackService for RuntimeApi {
     fn drain(&mut self) -> Vec<ServiceOutput> {
         std::mem::take(&mut self.outputs)
     }
+
+    fn save(&self) -> Vec<u8> {
+        postcard::to_stdvec(&(STATE_VERSION, self)).expect("everything in it has a length")
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), BadServiceState> {
+        let bad = |error: postcard::Error| BadServiceState(format!("its state cannot be decoded: {error}"));
+        let (version, content) = postcard::take_from_bytes::<u32>(state).map_err(bad)?;
+        if version != STATE_VERSION {
+            return Err(BadServiceState(format!("its state has version {version}; {STATE_VERSION} is read here")));
+        }
+        let saved: Self = postcard::from_bytes(content).map_err(bad)?;
+        let is_bounded = |connection: &Connection| connection.decoder.body_bytes_max() == RESPONSE_BYTES_MAX;
+        if saved.connections.len() > CONNECTIONS_MAX || !saved.connections.values().all(is_bounded) {
+            return Err(BadServiceState("its state is beyond its limits".to_owned()));
+        }
+        *self = saved;
+        Ok(())
+    }
 }
 
 enum Route {
@@ -513,5 +536,13 @@ impl LoopbackService for SharedRuntimeApi {
 
     fn drain(&mut self) -> Vec<ServiceOutput> {
         self.lock().drain()
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.lock().save()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), BadServiceState> {
+        self.lock().restore(state)
     }
 }

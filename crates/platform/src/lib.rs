@@ -56,6 +56,8 @@ pub enum PlatformError {
 
 /// One guest.
 pub trait Machine: Send + Sync {
+    /// The implementation's name, for example `kvm`: a saved guest goes on on the one that it was saved on.
+    fn platform(&self) -> &'static str;
     /// The guest's frames.
     fn memory(&self) -> Arc<dyn Memory>;
     /// A new, empty address space.

@@ -1,9 +1,11 @@
 //! The state of a guest thread while no virtual CPU runs it.
 
+use serde::{Deserialize, Serialize};
+
 /// General registers, instruction pointer, flags and the two segment bases of 64-bit user code.
 ///
 /// Names and meaning: AMD64 Architecture Programmer's Manual, volume 1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the architecture's own names")]
 pub struct Registers {
     pub rax: u64,
@@ -30,5 +32,5 @@ pub struct Registers {
 
 /// Floating-point and vector registers in the layout of the `XSAVE` area (Intel SDM volume 1, chapter 13): at least
 /// the 512 bytes of the `FXSAVE` area and the 64 bytes of the header. The length is the platform's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FpuState(pub Box<[u8]>);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FpuState(#[serde(with = "serde_bytes")] pub Box<[u8]>);

@@ -33,6 +33,10 @@ pub fn create_machine(config: &Config) -> Result<Arc<dyn Machine>, PlatformError
 }
 
 impl Machine for PtraceMachine {
+    fn platform(&self) -> &'static str {
+        "ptrace"
+    }
+
     fn memory(&self) -> Arc<dyn Memory> {
         Arc::clone(&self.frames) as Arc<dyn Memory>
     }

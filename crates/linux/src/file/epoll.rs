@@ -1,5 +1,7 @@
 //! Waiting for many files at once: `epoll(7)`.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 

@@ -1,5 +1,7 @@
 //! Counters to signal events with: `eventfd(2)`.
 
+pub(crate) mod saved;
+
 use parking_lot::Mutex;
 
 use crate::errno::Errno;

@@ -3,6 +3,8 @@
 //! Whoever changes or uses a file tells [`Watches`], which knows who watches it. A file is known by its device and number,
 //! so a watch outlives the names of the file and keeps nothing in memory.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};

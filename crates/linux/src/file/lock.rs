@@ -3,10 +3,13 @@
 //! A process's record locks belong to its table of descriptors, as on Linux: they go when any descriptor of the file is
 //! closed there, and with the table. The others belong to an open file, and go with it.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::notifier::{Beacon, Notifier};
@@ -20,7 +23,7 @@ pub const LOCKS_MAX: usize = 8192;
 pub type FileKey = (u64, u64);
 
 /// Whose a lock is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Owner {
     /// A table of descriptors, by its number.
     Table(u64),
@@ -29,7 +32,7 @@ pub enum Owner {
 }
 
 /// A record lock as it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// First byte.
     pub start: u64,
@@ -43,7 +46,7 @@ pub struct Request {
 pub const RANGE_END: u64 = i64::MAX as u64;
 
 /// A record lock that is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// What is locked.
     pub request: Request,

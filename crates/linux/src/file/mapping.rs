@@ -1,5 +1,7 @@
 //! What a mapped file looks like to the memory manager.
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 
 use calypte_platform::{Frame, PAGE_SIZE};

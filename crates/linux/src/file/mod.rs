@@ -10,12 +10,13 @@ pub mod event;
 pub mod inotify;
 mod io;
 pub mod lock;
-mod mapping;
+pub(crate) mod mapping;
 pub mod pidfd;
 pub mod pipe;
 pub mod readiness;
+pub(crate) mod saved;
 pub mod signalfd;
-mod table;
+pub(crate) mod table;
 pub mod timer;
 
 use std::collections::BTreeSet;
@@ -124,8 +125,13 @@ pub struct Listing {
 impl Listing {
     /// Keeps names. `ENOMEM` if the guest keeps too much already.
     pub fn new(entries: Vec<Entry>, budget: &Buffers) -> Result<Self, Errno> {
-        let bytes = entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum();
-        Ok(Self { entries, _memory: budget.reserve(bytes)? })
+        let memory = budget.reserve(Self::size(&entries))?;
+        Ok(Self { entries, _memory: memory })
+    }
+
+    /// What names count on the monitor's heap.
+    fn size(entries: &[Entry]) -> usize {
+        entries.iter().map(|entry| size_of::<Entry>() + entry.name.len()).sum()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::process::Life;
 /// A process that is meant whatever becomes of its id.
 #[derive(Debug)]
 pub struct PidFd {
-    life: Arc<Life>,
+    pub(super) life: Arc<Life>,
 }
 
 impl PidFd {

@@ -1,5 +1,7 @@
 //! Pipes and FIFOs: `pipe(7)`.
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;

@@ -15,7 +15,7 @@ pub const RECORD_BYTES: usize = 128;
 /// Which signals are read.
 #[derive(Debug)]
 pub struct SignalFd {
-    accepted: Mutex<SignalSet>,
+    pub(super) accepted: Mutex<SignalSet>,
 }
 
 /// `struct signalfd_siginfo`.

@@ -1,5 +1,7 @@
 //! A process's descriptors. Processes made with `CLONE_FILES` share them.
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -21,7 +23,7 @@ pub struct FdTable {
 }
 
 #[derive(Debug, Default)]
-struct Table {
+pub(crate) struct Table {
     slots: Mutex<Vec<Option<Slot>>>,
     /// Record locks, once there were any.
     locks: Mutex<Option<TableLocks>>,

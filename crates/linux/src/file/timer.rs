@@ -1,6 +1,9 @@
 //! Timers that are read: `timerfd_create(2)`.
 
+pub(crate) mod saved;
+
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::file::readiness;
@@ -15,7 +18,7 @@ pub struct TimerFd {
 }
 
 /// When a timer expires.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Next expiry; `None` while disarmed.
     pub next_ns: Option<u64>,

@@ -1,6 +1,7 @@
 //! Files that exist from the start and never change: `/dev`, `/sys`, and the directories on the way to mount points that
 //! the tree below does not have.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub enum Content {
 }
 
 /// The character devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Device {
     /// Swallows, reads as empty.
     Null,

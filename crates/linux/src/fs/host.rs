@@ -4,6 +4,8 @@
 //! nothing that the guest asks for and nothing that the host renames meanwhile leads out of the tree. Devices, FIFOs and
 //! sockets of the host do not exist for the guest, nor do the host's own kernel file systems.
 
+pub(crate) mod saved;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -90,7 +92,7 @@ impl HostTrees {
     }
 
     /// A regular file, opened or still open.
-    pub fn file(&self, entry: &HostEntry) -> Result<Arc<HostFile>, Errno> {
+    pub fn file(&self, entry: &Arc<HostEntry>) -> Result<Arc<HostFile>, Errno> {
         let key = (entry.metadata.device, entry.metadata.inode);
         let mut files = self.files.lock();
         if let Some(file) = files.get(&key) {
@@ -249,7 +251,7 @@ impl HostEntry {
     }
 
     /// Opens a regular file for reading.
-    pub fn open(&self) -> Result<HostFile, Errno> {
+    pub fn open(self: &Arc<Self>) -> Result<HostFile, Errno> {
         if self.metadata.kind() != libc::S_IFREG {
             return Err(Errno::ENXIO);
         }
@@ -259,7 +261,7 @@ impl HostEntry {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(Errno::ENXIO);
         }
-        Ok(HostFile { fd, device: self.metadata.device, inode: self.metadata.inode })
+        Ok(HostFile { entry: self.clone(), fd, device: self.metadata.device, inode: self.metadata.inode })
     }
 
     /// Everything in a directory, `.` and `..` left out.
@@ -301,6 +303,8 @@ impl HostEntry {
 /// An open regular file of the host.
 #[derive(Debug)]
 pub struct HostFile {
+    /// What it was opened as: where it is found again when the guest is restored.
+    entry: Arc<HostEntry>,
     fd: OwnedFd,
     device: u64,
     inode: u64,

@@ -1,10 +1,12 @@
 //! Names in a directory, as `getdents64(2)` gives them.
 
+use serde::{Deserialize, Serialize};
+
 /// Most names of one directory.
 pub const ENTRIES_MAX: usize = 100_000;
 
 /// One name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Number of the file.
     pub inode: u64,

@@ -2,6 +2,7 @@
 
 use crate::credentials::Credentials;
 use crate::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 /// Bits of `st_mode` that hold the type.
 pub const TYPE_MASK: u32 = libc::S_IFMT;
@@ -9,7 +10,7 @@ pub const TYPE_MASK: u32 = libc::S_IFMT;
 pub const PERMISSION_MASK: u32 = 0o7777;
 
 /// A point in time, since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time {
     /// Whole seconds.
     pub seconds: i64,

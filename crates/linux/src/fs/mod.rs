@@ -17,6 +17,7 @@ pub mod open;
 pub mod overlay;
 pub mod pages;
 pub mod proc;
+pub(crate) mod saved;
 pub mod seal;
 pub mod tmp;
 pub mod walk;

@@ -1,5 +1,7 @@
 //! A place in the tree, whatever file system it is on.
 
+pub(crate) mod saved;
+
 use std::sync::Arc;
 
 use crate::call::PATH_BYTES_MAX;

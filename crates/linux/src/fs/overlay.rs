@@ -6,6 +6,8 @@
 //! ([`TmpInode::origin`]). Its first change pins it and the directories above into the tree. What it shows of the host it
 //! keeps wherever it is renamed to; a new directory shows nothing, so it is opaque.
 
+pub(crate) mod saved;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
 

@@ -1,5 +1,7 @@
 //! The bytes of a regular file in memory: frames by page number, holes where nothing was written.
 
+pub(crate) mod saved;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,9 +1,11 @@
 //! Seals of `memfd_create(2)` files: what may not be done to them any more (`F_ADD_SEALS` of `fcntl(2)`).
 
+use serde::{Deserialize, Serialize};
+
 use crate::errno::Errno;
 
 /// A set of seals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seals(Option<u32>);
 
 const ALL: u32 =

@@ -1,6 +1,8 @@
 //! File systems in the guest's memory: `/tmp`, `/dev/shm`, and the files behind `memfd_create`. Pages are frames of guest
 //! memory, so shared mappings are coherent, and they count against a limit of their own.
 
+pub(crate) mod saved;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};

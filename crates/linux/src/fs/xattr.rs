@@ -1,5 +1,7 @@
 //! Extended attributes of files in guest memory: `xattr(7)`.
 
+pub(crate) mod saved;
+
 use std::collections::BTreeMap;
 
 use crate::errno::Errno;

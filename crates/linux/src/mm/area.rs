@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use calypte_platform::{PAGE_SIZE, Protection};
+use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::file::Mapping;
@@ -26,7 +27,7 @@ pub(super) enum Backing {
 }
 
 /// What a child process gets of an area.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum OnFork {
     /// The area with its content.
     Inherit,
@@ -163,6 +164,12 @@ impl Areas {
     /// Whether nothing is in `[start, end)`.
     pub(super) fn is_free(&self, start: u64, end: u64) -> bool {
         self.within(start, end).next().is_none()
+    }
+
+    /// Adds an area where there is none, as it is.
+    pub(super) fn put(&mut self, start: u64, area: Area) {
+        debug_assert!(self.is_free(start, area.end));
+        self.map.insert(start, area);
     }
 
     /// As [`Areas::is_free`], keeping the distance to an area that grows downwards.

@@ -13,10 +13,12 @@ mod fault;
 mod fork;
 mod pages;
 mod remap;
+pub(crate) mod saved;
 
 use std::collections::BTreeMap;
 
 use calypte_platform::{AddressSpace, Frame, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
+use serde::{Deserialize, Serialize};
 
 pub(crate) use advice::ForkAdvice;
 pub use area::AREAS_MAX;
@@ -33,7 +35,7 @@ use pages::{Pages, Run};
 pub const LOWEST_ADDRESS: u64 = 0x1_0000;
 
 /// The identity of an address space, unique within one guest for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SpaceId(pub u32);
 
 impl SpaceId {
@@ -61,7 +63,7 @@ pub(crate) struct Space {
 }
 
 /// Where things are in an address space.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Layout {
     /// First address that may be mapped, and one past the last.
     lowest: u64,

@@ -1,5 +1,6 @@
 //! Socket addresses as programs pass them: `struct sockaddr` of each family.
 
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::errno::Errno;
@@ -15,7 +16,7 @@ const INET6_BYTES: usize = 28;
 const INET6_BYTES_MIN: usize = 24;
 
 /// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
     /// `AF_UNIX`.
     Unix,
@@ -66,7 +67,7 @@ impl Family {
 }
 
 /// The name of a Unix socket.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum UnixName {
     /// None.
     Unnamed,
@@ -77,7 +78,7 @@ pub enum UnixName {
 }
 
 /// An address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Address {
     /// Of `AF_UNIX`.
     Unix(UnixName),

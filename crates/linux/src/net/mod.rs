@@ -5,8 +5,10 @@ pub mod address;
 pub mod netlink;
 pub mod options;
 pub mod queue;
-mod socket;
+pub(crate) mod saved;
+pub(crate) mod socket;
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
@@ -25,7 +27,7 @@ use crate::service::{ConnectionId, LoopbackService, ServiceOutput};
 const EPHEMERAL_PORTS: std::ops::Range<u16> = 32_768..61_000;
 
 /// Connections to services that the program has closed and the services do not know of yet.
-pub(super) type ClosedConnections = Arc<Mutex<Vec<(u16, ConnectionId)>>>;
+pub(crate) type ClosedConnections = Arc<Mutex<Vec<(u16, ConnectionId)>>>;
 
 /// The network of one guest.
 pub struct Network {
@@ -41,7 +43,7 @@ pub struct Network {
 }
 
 /// What has ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Streams.
     Tcp,
@@ -93,6 +95,11 @@ impl Network {
     /// Where sockets ring.
     pub fn notifier(&self) -> &Notifier {
         &self.notifier
+    }
+
+    /// Where sockets tell that a connection to a service is closed.
+    pub(crate) fn closed_connections(&self) -> ClosedConnections {
+        self.closed.clone()
     }
 
     /// The count of files on their way through sockets.
@@ -238,6 +245,7 @@ mod tests {
     use crate::file::buffers::Buffers;
     use crate::file::readiness;
     use crate::net::address::{Address, Family};
+    use crate::service::BadServiceState;
 
     const PORT: u16 = 9001;
 
@@ -264,6 +272,14 @@ mod tests {
 
         fn drain(&mut self) -> Vec<ServiceOutput> {
             std::mem::take(&mut self.output)
+        }
+
+        fn save(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn restore(&mut self, _state: &[u8]) -> Result<(), BadServiceState> {
+            Ok(())
         }
     }
 

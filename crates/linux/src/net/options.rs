@@ -1,6 +1,7 @@
 //! Socket options: a table of those that exist, with what they are at first. Most are only remembered: on a loopback
 //! network they have nothing to change.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::errno::Errno;
@@ -8,7 +9,7 @@ use crate::net::address::Family;
 use crate::net::queue::STREAM_BYTES_MAX;
 
 /// Options that are plain numbers.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Options(BTreeMap<(i32, i32), i32>);
 
 /// `SO_RCVTIMEO_NEW` and `SO_SNDTIMEO_NEW` have the same layout as the old ones on x86-64.

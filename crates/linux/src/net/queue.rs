@@ -1,5 +1,7 @@
 //! What a socket has received and the program has not read yet.
 
+pub(crate) mod saved;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -283,11 +285,16 @@ impl Datagrams {
         if self.room() < bytes.len().max(1) {
             return Err(Errno::EAGAIN);
         }
+        self.add(bytes.to_vec(), from, files);
+        Ok(bytes.len())
+    }
+
+    /// Adds a message whatever the limits say.
+    fn add(&mut self, bytes: Vec<u8>, from: Address, files: Files) {
         let charge = bytes.len() + DATAGRAM_OVERHEAD_BYTES;
         self.charged += charge;
         let memory = self.budget.take(charge);
-        self.messages.push_back(Datagram { bytes: bytes.to_vec(), from, files, _memory: memory });
-        Ok(bytes.len())
+        self.messages.push_back(Datagram { bytes, from, files, _memory: memory });
     }
 
     fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {

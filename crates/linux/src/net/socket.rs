@@ -3,6 +3,9 @@
 //! Connected sockets know each other weakly: what one sends is put straight into the other's queue, and dropping one tells
 //! the other. No method holds the states of two sockets at once.
 
+pub(crate) mod saved;
+
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Weak};
@@ -35,7 +38,7 @@ const ANSWERS_BYTES_MAX: usize = 8 * 1024 * 1024;
 const SERVICE_PIECE_BYTES: usize = 64 * 1024;
 
 /// How a socket delivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// A stream of bytes.
     Stream,
@@ -93,7 +96,7 @@ pub struct Shutdown {
 }
 
 /// Who has made a socket, for `SO_PEERCRED`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maker {
     /// Process.
     pub pid: u32,

@@ -11,6 +11,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::guest::{Platform, Shape, run_in_guest};
 use crate::program::{self, Linking, Run, run_on_host};
+use crate::saved::run_saved;
 
 /// Fewest assertions that every platform must hold (`SPECIFICATION.md`).
 const ASSERTIONS_MIN: usize = 400;
@@ -105,7 +106,8 @@ impl Program {
     fn check_in_guest(&self, mode: Mode) -> Result<usize, Failed> {
         let Mode { platform, vcpu_count, .. } = mode;
         let shape = Shape { platform, vcpu_count, memory_mib: self.memory_mib, root: self.root };
-        let found = run_in_guest(self.name, mode.linking, self.arguments, shape);
+        let run = if mode.is_saved { run_saved } else { run_in_guest };
+        let found = run(self.name, mode.linking, self.arguments, shape);
         match self.expected {
             Expected::AsOnHost { .. } => {
                 let expected = run_on_host(self.name, mode.linking, self.arguments);
@@ -136,6 +138,15 @@ struct Mode {
     platform: Platform,
     linking: Linking,
     vcpu_count: usize,
+    /// Whether it is saved and restored again and again meanwhile.
+    is_saved: bool,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { platform, linking, vcpu_count, is_saved } = self;
+        write!(f, "{}, {linking:?}, {vcpu_count} vCPU{}", platform.name(), if *is_saved { ", saved" } else { "" })
+    }
 }
 
 fn linkings() -> [Linking; 2] {
@@ -147,9 +158,10 @@ fn vcpu_counts() -> [usize; 2] {
 }
 
 fn modes(platform: Platform) -> impl Iterator<Item = Mode> {
-    linkings()
-        .into_iter()
-        .flat_map(move |linking| vcpu_counts().map(|vcpu_count| Mode { platform, linking, vcpu_count }))
+    let mode = move |linking, vcpu_count, is_saved| Mode { platform, linking, vcpu_count, is_saved };
+    let straight =
+        linkings().into_iter().flat_map(move |linking| vcpu_counts().map(|count| mode(linking, count, false)));
+    straight.chain([mode(Linking::Static, 1, true), mode(Linking::Dynamic, 2, true)])
 }
 
 fn assertions(run: &Run) -> usize {
@@ -217,8 +229,7 @@ impl Conformance {
             }
             for program in self.programs.iter().copied() {
                 for mode in modes(platform) {
-                    let Mode { linking, vcpu_count, .. } = mode;
-                    let name = format!("{program}, {}, {linking:?}, {vcpu_count} vCPU", platform.name());
+                    let name = format!("{program}, {mode}");
                     trials.push(self.trial(platform.name(), program, name, move || program.check_in_guest(mode)));
                 }
             }

@@ -70,8 +70,16 @@ pub(crate) struct Shape {
     pub(crate) root: RootMode,
 }
 
+/// What a guest has printed.
 #[derive(Default)]
-struct Output(Mutex<[Vec<u8>; 2]>);
+pub(crate) struct Output(Mutex<[Vec<u8>; 2]>);
+
+impl Output {
+    /// Standard output, then standard error.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().expect("nobody panics with it").concat()).into_owned()
+    }
+}
 
 impl Observer for Output {
     fn progress(&self, kernel: &mut Kernel) {
@@ -94,6 +102,16 @@ pub(crate) fn can_load(bytes: &[u8]) -> bool {
 }
 
 fn new_guest(programs: &Path, shape: Shape, observer: Arc<dyn Observer>) -> Arc<Guest> {
+    let (machine, config) = configuration(programs, shape, observer);
+    Guest::new(machine, config).expect("a guest")
+}
+
+/// A machine and what a guest is to be made of in it.
+pub(crate) fn configuration(
+    programs: &Path,
+    shape: Shape,
+    observer: Arc<dyn Observer>,
+) -> (Arc<dyn Machine>, GuestConfig) {
     let frames = (shape.memory_mib + TMP_MIB + 4) * 256;
     let config = GuestConfig {
         memory_mib: shape.memory_mib,
@@ -105,37 +123,55 @@ fn new_guest(programs: &Path, shape: Shape, observer: Arc<dyn Observer>) -> Arc<
         services: Vec::new(),
         observer,
     };
-    Guest::new(shape.platform.create_machine(frames), config).expect("a guest")
+    (shape.platform.create_machine(frames), config)
 }
 
-/// Runs a program in a guest.
-pub(crate) fn run_in_guest(name: &str, linking: Linking, arguments: &[&str], shape: Shape) -> Run {
-    let file = file(name, linking);
-    let output = Arc::new(Output::default());
-    let guest = new_guest(folder(), shape, output.clone());
-    let path = format!("{FOLDER}/{file}").into_bytes();
+/// A guest that is about to run a program.
+pub(crate) fn spawn(
+    name: &str,
+    linking: Linking,
+    arguments: &[&str],
+    shape: Shape,
+    observer: Arc<dyn Observer>,
+) -> Arc<Guest> {
+    let guest = new_guest(folder(), shape, observer);
+    let path = format!("{FOLDER}/{}", file(name, linking)).into_bytes();
     let mut vector = vec![path.clone()];
     vector.extend(arguments.iter().map(|argument| argument.as_bytes().to_vec()));
     guest
         .spawn_first(&path, vector, &[b"GREETING=hello".to_vec(), format!("LOWER={}", lower()).into_bytes()], b"/")
         .expect("a program");
     guest.lock().close_input();
+    guest
+}
+
+/// Runs a guest to its end.
+pub(crate) fn run(guest: &Arc<Guest>, shape: Shape) -> GuestExit {
     std::thread::scope(|scope| {
         for index in 0..shape.vcpu_count {
-            let guest = &guest;
             scope.spawn(move || guest.run_vcpu(index));
         }
     });
-    let exit = guest.wait_exit();
-    output.progress(&mut guest.lock());
-    let status = match exit {
+    guest.wait_exit()
+}
+
+/// A guest's end as shells tell it.
+pub(crate) fn status(guest: &Guest, exit: GuestExit) -> i32 {
+    match exit {
         GuestExit::Status(status) => i32::from(status),
         GuestExit::Signal(signal) => 128 + i32::from(signal),
         GuestExit::OutOfMemory => OUT_OF_MEMORY,
         GuestExit::Failed => panic!("the platform failed: {:?}", guest.lock().failure),
-    };
-    let output = output.0.lock().expect("nobody panics with it").concat();
-    Run { output: String::from_utf8_lossy(&output).into_owned(), status }
+    }
+}
+
+/// Runs a program in a guest.
+pub(crate) fn run_in_guest(name: &str, linking: Linking, arguments: &[&str], shape: Shape) -> Run {
+    let output = Arc::new(Output::default());
+    let guest = spawn(name, linking, arguments, shape, output.clone());
+    let exit = run(&guest, shape);
+    output.progress(&mut guest.lock());
+    Run { output: output.text(), status: status(&guest, exit) }
 }
 
 fn directory(path: &Path) -> OwnedFd {

@@ -9,6 +9,7 @@
 mod conformance;
 mod guest;
 mod program;
+mod saved;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -17,6 +17,10 @@ fn refuse<T>(operation: &'static str) -> Result<T, PlatformError> {
 }
 
 impl Machine for Idle {
+    fn platform(&self) -> &'static str {
+        "idle"
+    }
+
     fn memory(&self) -> Arc<dyn Memory> {
         self.0.clone()
     }

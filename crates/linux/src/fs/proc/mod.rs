@@ -4,8 +4,10 @@
 
 mod process;
 pub(crate) mod processor;
+pub(crate) mod saved;
 pub(crate) mod system;
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use crate::errno::Errno;
@@ -54,7 +56,7 @@ pub enum Proc {
 }
 
 /// Whose directory it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The process.
     pub pid: Pid,

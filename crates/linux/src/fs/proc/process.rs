@@ -1,5 +1,6 @@
 //! Files of `/proc/<pid>`, and of `/proc/<pid>/task/<tid>`.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
 use calypte_platform::{PAGE_SIZE, Protection};
@@ -61,7 +62,7 @@ pub(super) const FILES: &[ProcessFile] = &[
 ];
 
 /// Links to files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Link {
     /// The working directory.
     Cwd,
