@@ -92,6 +92,52 @@ fn python_programs() {
     }
 }
 
+/// Programs that start others: the C library's, Python's, Node's and shells' ways to do so.
+#[test]
+fn programs_that_start_others() {
+    if let Some(python) = python("programs_that_start_others") {
+        for script in [
+            "import subprocess\nr = subprocess.run(['sh', '-c', 'read x; echo got $x; exit 3'], input=b'line', capture_output=True)\n\
+             print(r.returncode, r.stdout, r.stderr)",
+            "import os\np = os.fork()\nif p == 0: os._exit(7)\nprint(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]))",
+            "import multiprocessing as m\nif __name__ == '__main__':\n    m.set_start_method('fork')\n    q = m.Queue()\n    \
+             p = m.Process(target=lambda: q.put(sum(range(1000)))); p.start(); print(q.get()); p.join(); print(p.exitcode)",
+            "import asyncio\nasync def f():\n    p = await asyncio.create_subprocess_exec('sort', stdin=-1, stdout=-1)\n    \
+             print((await p.communicate(b'b\\na\\n'))[0], p.returncode)\nasyncio.run(f())",
+            "import subprocess, signal\np = subprocess.Popen(['sleep', '60'], start_new_session=True)\np.send_signal(signal.SIGTERM)\n\
+             print(p.wait())",
+        ] {
+            check(script, &python, &["-c", script]);
+        }
+    }
+    if let Some(node) = host_program("programs_that_start_others", "node") {
+        for script in [
+            "const c = require('child_process'); console.log(c.execSync('echo from a child; exit 0').toString()); \
+             const p = c.spawn('sh', ['-c', 'cat; exit 5']); p.stdout.on('data', d => console.log(String(d))); \
+             p.on('exit', (code) => console.log(code)); p.stdin.end('through a pipe')",
+            "const c = require('child_process'); const p = c.spawn('sleep', ['60']); \
+             p.on('exit', (code, signal) => console.log(code, signal)); p.kill()",
+        ] {
+            check(script, &node, &["-e", script]);
+        }
+    }
+    for shell in ["busybox", "dash", "bash"] {
+        let Some(path) = host_program("programs_that_start_others", shell) else { continue };
+        for script in [
+            "seq 1 100 | grep 7 | sort -rn | head -5 | while read n; do echo \"<$n>\"; done",
+            "x=$(echo inner; exit 4); echo $x $?; (exit 9); echo $?; sh -c 'kill -TERM $$'; echo $?",
+            "sleep 0.05 & wait $!; echo waited $?; trap 'echo trapped' USR1; kill -USR1 $$; echo after",
+            "setsid sh -c 'echo in a session of its own'; cat <<END | tr a-z A-Z\ntext\nEND",
+        ] {
+            let arguments: &[&str] = if shell == "busybox" { &["sh", "-c", script] } else { &["-c", script] };
+            check(script, &path, arguments);
+        }
+        if shell == "bash" {
+            check("job control", &path, &["--norc", "-ic", "sleep 0.1 & wait; jobs; echo done"]);
+        }
+    }
+}
+
 #[test]
 fn busybox_programs() {
     let Some(busybox) = host_program("busybox_programs", "busybox") else { return };
