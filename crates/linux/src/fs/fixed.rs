@@ -162,20 +162,45 @@ impl Builder {
 
     /// `/sys`, as little of it as language runtimes look for.
     pub fn sys(&mut self, vcpu_count: u32) -> Arc<Fixed> {
-        let text = |text: String| Content::Text(text.into_bytes().into());
+        let text = |text: &str| Content::Text(format!("{text}\n").into_bytes().into());
         let processors = match vcpu_count {
-            0 | 1 => "0\n".to_owned(),
-            count => format!("0-{}\n", count - 1),
+            0 | 1 => "0".to_owned(),
+            count => format!("0-{}", count - 1),
         };
-        self.tree(vec![
-            ("devices/system/cpu/online", text(processors.clone())),
-            ("devices/system/cpu/possible", text(processors.clone())),
-            ("devices/system/cpu/present", text(processors.clone())),
-            ("devices/system/node/online", text("0\n".to_owned())),
-            ("devices/system/node/possible", text("0\n".to_owned())),
-            ("devices/system/node/node0/cpulist", text(processors)),
-            ("kernel/mm/transparent_hugepage/enabled", text("always madvise [never]\n".to_owned())),
-            ("kernel/mm/transparent_hugepage/hpage_pmd_size", text("2097152\n".to_owned())),
-        ])
+        let mask = format!("{:x}", u64::MAX >> (64 - vcpu_count.clamp(1, 64)));
+        let mut files: Vec<(String, Content)> = vec![
+            ("devices/system/cpu/online".to_owned(), text(&processors)),
+            ("devices/system/cpu/possible".to_owned(), text(&processors)),
+            ("devices/system/cpu/present".to_owned(), text(&processors)),
+            ("devices/system/cpu/offline".to_owned(), text("")),
+            ("devices/system/cpu/isolated".to_owned(), text("")),
+            ("devices/system/cpu/kernel_max".to_owned(), text("63")),
+            ("devices/system/node/online".to_owned(), text("0")),
+            ("devices/system/node/possible".to_owned(), text("0")),
+            ("devices/system/node/node0/cpulist".to_owned(), text(&processors)),
+            ("devices/system/node/node0/cpumap".to_owned(), text(&mask)),
+            ("kernel/mm/transparent_hugepage/enabled".to_owned(), text("always madvise [never]")),
+            ("kernel/mm/transparent_hugepage/hpage_pmd_size".to_owned(), text("2097152")),
+        ];
+        // One package; each virtual CPU is a core of its own.
+        for index in 0..vcpu_count.max(1) {
+            let own = (index.to_string(), format!("{:x}", 1_u64 << index.min(63)));
+            for (name, value) in [
+                ("core_id", own.0.as_str()),
+                ("physical_package_id", "0"),
+                ("core_cpus", &own.1),
+                ("core_cpus_list", &own.0),
+                ("thread_siblings", &own.1),
+                ("thread_siblings_list", &own.0),
+                ("core_siblings", &mask),
+                ("core_siblings_list", &processors),
+                ("package_cpus", &mask),
+                ("package_cpus_list", &processors),
+            ] {
+                files.push((format!("devices/system/cpu/cpu{index}/topology/{name}"), text(value)));
+            }
+        }
+        let (paths, contents): (Vec<String>, Vec<Content>) = files.into_iter().unzip();
+        self.tree(paths.iter().map(String::as_str).zip(contents).collect())
     }
 }

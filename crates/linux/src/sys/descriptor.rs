@@ -12,7 +12,10 @@ pub const CALLS: &[SystemCall] = &[
     entry(3, "close", close),
     entry(32, "dup", dup),
     entry(33, "dup2", dup2),
-    entry(72, "fcntl", fcntl),
+    entry(72, "fcntl", fcntl).supports(
+        "DUPFD, DUPFD_CLOEXEC, GETFD, SETFD, GETFL, SETFL, GETLK, SETLK, SETLKW and the OFD ones, GETPIPE_SZ, SETPIPE_SZ, \
+         ADD_SEALS, GET_SEALS; SETOWN and GETOWN have no effect; NOTIFY, leases and others are EINVAL",
+    ),
     entry(292, "dup3", dup3),
     entry(436, "close_range", close_range),
 ];

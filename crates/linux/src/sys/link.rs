@@ -16,14 +16,14 @@ pub const CALLS: &[SystemCall] = &[
     entry(87, "unlink", unlink),
     entry(88, "symlink", symlink),
     entry(89, "readlink", readlink),
-    entry(133, "mknod", mknod),
-    entry(259, "mknodat", mknodat),
+    entry(133, "mknod", mknod).supports("regular files, FIFOs, sockets; devices are EPERM"),
+    entry(259, "mknodat", mknodat).supports("regular files, FIFOs, sockets; devices are EPERM"),
     entry(263, "unlinkat", unlinkat),
     entry(264, "renameat", renameat),
     entry(265, "linkat", linkat),
     entry(266, "symlinkat", symlinkat),
     entry(267, "readlinkat", readlinkat),
-    entry(316, "renameat2", renameat2),
+    entry(316, "renameat2", renameat2).supports("NOREPLACE, EXCHANGE; WHITEOUT is EINVAL"),
 ];
 
 fn read_link_at(call: &mut Call<'_>, fd: i32, path_address: u64, buffer: u64, size: i32) -> SysResult {

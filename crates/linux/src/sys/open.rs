@@ -17,8 +17,9 @@ pub const CALLS: &[SystemCall] = &[
     entry(2, "open", open),
     entry(85, "creat", creat),
     entry(257, "openat", openat),
-    entry(319, "memfd_create", memfd_create),
-    entry(437, "openat2", openat2),
+    entry(319, "memfd_create", memfd_create).supports("CLOEXEC, ALLOW_SEALING, NOEXEC_SEAL, EXEC; HUGETLB is EINVAL"),
+    entry(437, "openat2", openat2)
+        .supports("all RESOLVE flags; RESOLVE_CACHED never has to give EAGAIN but for creation"),
 ];
 
 /// Longest name of a memfd.
