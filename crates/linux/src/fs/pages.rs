@@ -5,7 +5,7 @@ pub(crate) mod saved;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use calypte_platform::{Frame, PAGE_SIZE};
+use calypte_platform::{Frame, FrameRange, PAGE_SIZE};
 
 use crate::errno::Errno;
 use crate::frames::{Charge, ContentId, Cut, DroppedFrames, Frames};
@@ -198,8 +198,8 @@ impl Pages {
             return Err(Errno::EFBIG);
         }
         if size < self.size {
-            for frame in self.frames.split_off(&size.div_ceil(PAGE)).into_values() {
-                frames.release(frame);
+            for (page, frame) in self.frames.split_off(&size.div_ceil(PAGE)) {
+                self.give_back(frames, page, frame);
             }
             self.zero_within_page(frames, size, size.next_multiple_of(PAGE));
             self.cut(size.div_ceil(PAGE), u64::MAX, true);
@@ -228,10 +228,21 @@ impl Pages {
         self.cut(first_whole, end_whole, false);
         for page in pages {
             if let Some(frame) = self.frames.remove(&page) {
-                frames.release(frame);
+                self.give_back(frames, page, frame);
             }
         }
         Ok(())
+    }
+
+    /// A page is a hole from now on. One that is mapped somewhere stays, zeroed: what is written through the mapping and
+    /// what the file holds there later must be the same.
+    fn give_back(&mut self, frames: &mut Frames, page: u64, frame: Frame) {
+        if frames.references(frame) > 1 {
+            frames.memory().zero(FrameRange::one(frame));
+            self.frames.insert(page, frame);
+        } else {
+            frames.release(frame);
+        }
     }
 
     /// Puts frames over the pages of the file below in a range that is to read as zeros, and zeroes them.

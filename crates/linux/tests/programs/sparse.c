@@ -136,6 +136,10 @@ static void mapped(void)
     SAY(ftruncate(fd, 5000));
     SAY(a[4999]);
     SAY(ftruncate(fd, 10000));
+    SAY(a[9999]);
+    a[9998] = 'w';
+    SAY(pread(fd, buffer, 100, 9990));
+    SAY(buffer[8]);
     SAY(write(fd, "written", 7));
     TELL("%.7s", a);
     SAY(unlink("mapped"));
