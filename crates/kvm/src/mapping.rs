@@ -28,6 +28,8 @@ unsafe impl Sync for HostMapping {}
 
 /// Host alignment of a mapping, so that guest and host huge pages can line up.
 const ALIGNMENT: usize = 2 << 20;
+/// From so many bytes populated at once on, the host may use huge pages: less is asked for by programs that stay small.
+const HUGE_BYTES_MIN: u64 = 512 << 10;
 
 impl HostMapping {
     /// Reserves `length` bytes of address space without any memory behind them.
@@ -80,11 +82,26 @@ impl HostMapping {
     /// shadows the guest's page tables it follows several entries at a fault if there is memory behind them: a first touch
     /// costs a fifth.
     pub(crate) fn populate(&self, offset: u64, length: u64) {
+        if length >= HUGE_BYTES_MIN {
+            self.allow_huge_pages(offset, length);
+        }
         let bytes = byte_count(length);
         let address = self.pointer(offset, bytes);
         // SAFETY: the range is inside our private anonymous mapping; its content stays as it is.
         // The call is new in Linux 5.14 and may lack memory: without it pages come when they are touched.
         let _ = unsafe { libc::madvise(address.cast(), bytes, libc::MADV_POPULATE_WRITE) };
+    }
+
+    /// Lets the host back the huge pages around a range as such, also where only a part of one is asked for: a program that
+    /// grows so fast will want the rest next.
+    fn allow_huge_pages(&self, offset: u64, length: u64) {
+        let start = offset / ALIGNMENT as u64 * ALIGNMENT as u64;
+        let end = (offset + length).next_multiple_of(ALIGNMENT as u64).min(self.length as u64);
+        let bytes = byte_count(end - start);
+        let address = self.pointer(start, bytes);
+        // SAFETY: the range is inside our private anonymous mapping; its content stays as it is. A host without huge pages
+        // refuses, which changes nothing.
+        let _ = unsafe { libc::madvise(address.cast(), bytes, libc::MADV_HUGEPAGE) };
     }
 
     /// Makes KVM forget every translation to the pages of a range.

@@ -15,9 +15,6 @@ use crate::mapping::{HostMapping, ioctl_error};
 /// Frames backed by the first slot: 32 MiB, enough for small programs and cheap to set up.
 const FRAMES_FIRST: u32 = (32 << 20) / PAGE_SIZE as u32;
 
-/// Frames given back to the host, rather than filled with zeros, from this number on.
-const DISCARD_FRAMES_MIN: u32 = 64;
-
 /// The frames of one machine.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -141,10 +138,6 @@ impl Memory for Frames {
 
     fn zero(&self, frames: FrameRange) {
         self.check(frames);
-        if frames.count >= DISCARD_FRAMES_MIN {
-            self.discard(frames);
-            return;
-        }
         let length = frames.count as usize * PAGE_SIZE;
         let target = self.mapping.pointer(offset_of(frames.first), length);
         // SAFETY: `target` is valid for `length` bytes (checked) and no reference into the mapping exists.

@@ -297,12 +297,12 @@ fn content_fault(errno: Errno) -> Fault {
     }
 }
 
-/// The pages to fill for a fault on `page`: the aligned block around it, or, when faults go upwards through the area, twice
-/// as many as last time.
+/// The pages to fill for a fault on `page`: the aligned block around it, or, when faults go upwards through the area, four
+/// times as many as last time.
 fn window(start: u64, area: &Area, page: u64) -> (u64, u64) {
     let (area_first, area_end) = (page_of(start), page_of(area.end));
     if area.fault_end == page && area.fault_pages > 0 {
-        let pages = (area.fault_pages * 2).min(PAGES_AHEAD_MAX);
+        let pages = (area.fault_pages * 4).min(PAGES_AHEAD_MAX);
         return (page, (page + pages).min(area_end));
     }
     let around = match area.backing {
