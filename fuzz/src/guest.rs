@@ -32,6 +32,7 @@ pub fn run(script: &[u8]) {
     let script = Arc::new(Mutex::new(Script::new(script)));
     let machine = ScriptedMachine::new((MEMORY_MIB + TMP_MIB + 4) * 256, script.clone());
     let config = GuestConfig {
+        way_out: None,
         memory_mib: MEMORY_MIB,
         tmp_mib: TMP_MIB,
         mounts: vec![("/".to_owned(), root())],

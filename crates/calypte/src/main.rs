@@ -10,6 +10,7 @@
 mod administration;
 mod connection;
 mod data;
+mod egress_options;
 mod environment_variable;
 mod lambda;
 mod output;
@@ -64,6 +65,9 @@ fn start_logging() -> anyhow::Result<()> {
         Err(_) => Targets::new()
             .with_default(LevelFilter::WARN)
             .with_target("calypte", LevelFilter::INFO)
+            // A name server that does not answer is the program's to notice.
+            .with_target("hickory_resolver", LevelFilter::ERROR)
+            .with_target("hickory_net", LevelFilter::ERROR)
             // What a guest asks for in vain is of interest to who looks for it only.
             .with_target("calypte_linux", LevelFilter::WARN),
     };

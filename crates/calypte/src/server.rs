@@ -10,7 +10,7 @@ use calypte_jail::Policy;
 use calypte_store::Store;
 use calypte_worker::code::CodeCache;
 use calypte_worker::image::Images;
-use calypte_worker::{CpuLimit, Worker, WorkerConfig};
+use calypte_worker::{CpuLimit, EgressConfig, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use crate::administration::listener::OwnerListener;
 use crate::administration::service::{Administration, router};
 use crate::data::{DataFolder, REGION_DEFAULT};
+use crate::egress_options::EgressOptions;
 use crate::output::note;
 use crate::platform::{AccountLimit, PlatformOption, PtraceAccounts};
 use crate::verb::zygote::UID_FIRST_DEFAULT;
@@ -53,6 +54,8 @@ pub(crate) struct Options {
     /// Part of each environment's /tmp that counts as its memory when the node's is handed out, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
     tmp_reserve: u32,
+    #[command(flatten)]
+    egress: EgressOptions,
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -157,6 +160,7 @@ impl Prepared {
         let worker = WorkerConfig {
             zygote_arguments: zygote::arguments(options.require_jail, options.jail_uids),
             platform,
+            egress: options.egress.command()?.map(|(program, arguments)| EgressConfig { program, arguments }),
             cpu_limit: options.cpu_limit,
             tmp_percent: options.tmp_reserve,
             ..WorkerConfig::new(folder.path().to_owned(), program)

@@ -1,10 +1,12 @@
 //! The verbs of the command line: one file each, one line each in [`Verb`] and [`Verb::run`].
 
 mod account;
+mod attend;
 mod completions;
 mod deploy;
 mod dev;
 mod doctor;
+mod egress;
 mod invoke;
 pub(crate) mod jail_probe;
 mod key;
@@ -85,6 +87,12 @@ pub(crate) enum Verb {
     Doctor(doctor::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),
+    /// The process that opens connections for microVMs; started by the server and by `run`
+    #[command(hide = true)]
+    Egress(egress::Arguments),
+    /// The process that starts egress and accepts connections for `run`, whose own is jailed
+    #[command(hide = true)]
+    Attend(attend::Arguments),
     /// The process that forks monitors; started by the server
     #[command(hide = true)]
     Zygote(zygote::Arguments),
@@ -112,6 +120,8 @@ impl Verb {
             Self::Completions(arguments) => completions::run(&arguments),
             Self::Zygote(arguments) => zygote::run(&arguments),
             Self::JailProbe => jail_probe::run(),
+            Self::Egress(arguments) => egress::run(arguments),
+            Self::Attend(arguments) => attend::run(arguments),
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::fs::walk::{Follow, Walker};
 use crate::fs::{FileSystem, FileSystemConfig, MountError, RootMode};
 use crate::kernel::{FIRST_PID, GuestExit, Kernel, Statistics};
 use crate::mm::AddressSpaces;
-use crate::net::Network;
+use crate::net::egress::RESOLVER_CONFIGURATION;
+use crate::net::{Network, WayOut};
 use crate::process::Process;
 use crate::sched::Scheduler;
 use crate::service::LoopbackService;
@@ -45,6 +46,8 @@ pub struct GuestConfig {
     pub vcpu_count: usize,
     /// Services on ports of 127.0.0.1.
     pub services: Vec<(u16, Box<dyn LoopbackService>)>,
+    /// Its connections to the outside; none if left out.
+    pub way_out: Option<WayOut>,
     /// Who is told of what the guest does.
     pub observer: Arc<dyn Observer>,
 }
@@ -167,20 +170,27 @@ impl Guest {
             Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
         let waits = Waits::default();
         let console = Console::new(waits.notifier());
+        let has_resolver = config.way_out.as_ref().is_some_and(|way_out| way_out.egress.is_some());
+        let texts = has_resolver.then(|| ("/etc/resolv.conf".to_owned(), RESOLVER_CONFIGURATION));
         let file_config = FileSystemConfig {
+            texts: texts.into_iter().collect(),
             mounts: config.mounts,
             root: config.root,
             vcpu_count: config.vcpu_count as u32,
             started: crate::fs::metadata::Time::from_ns(clock.realtime_ns()),
         };
         let files = FileSystem::new(file_config, &frames)?;
+        let mut network = Network::new(config.services, waits.notifier());
+        if let Some(way_out) = config.way_out {
+            network.set_way_out(way_out);
+        }
         let kernel = Kernel {
             machine,
             frames,
             spaces: AddressSpaces::default(),
             processes: Default::default(),
             threads: Default::default(),
-            network: Network::new(config.services, waits.notifier()),
+            network,
             waits,
             scheduler: Scheduler::new(config.vcpu_count),
             clock,

@@ -21,6 +21,12 @@ pub trait LoopbackService: Send {
     fn save(&self) -> Vec<u8>;
     /// Becomes what [`LoopbackService::save`] has described. The bytes may be anybody's.
     fn restore(&mut self, state: &[u8]) -> Result<(), BadServiceState>;
+    /// Questions about names that are to be asked outside; only the resolver has any.
+    fn take_questions(&mut self) -> Vec<(ConnectionId, Vec<u8>)> {
+        Vec::new()
+    }
+    /// The answer to a question of a connection.
+    fn answered(&mut self, _connection: ConnectionId, _answer: &[u8]) {}
 }
 
 /// A service cannot go on from the state that it was given.

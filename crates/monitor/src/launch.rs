@@ -9,6 +9,7 @@ use calypte_linux::fs::RootMode;
 use calypte_linux::guest::{Guest, GuestConfig, GuestError, Observer, VCPUS_MAX};
 use calypte_linux::kernel::GuestExit;
 use calypte_linux::limits::THREADS_MAX;
+use calypte_linux::net::WayOut;
 use calypte_linux::service::LoopbackService;
 use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
 use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX, MONITOR_DESCRIPTORS_MAX, MONITOR_OVERHEAD_MIB};
@@ -171,6 +172,7 @@ fn jail_config(program: &Program, confinement: &Confinement) -> calypte_jail::Co
 pub(crate) fn load(
     program: Program,
     services: Vec<(u16, Box<dyn LoopbackService>)>,
+    way_out: Option<WayOut>,
     observer: Arc<dyn Observer>,
     confinement: Confinement,
 ) -> Result<Arc<Guest>, LaunchError> {
@@ -196,6 +198,7 @@ pub(crate) fn load(
         host_name: program.host_name.clone(),
         vcpu_count: program.vcpu_count as usize,
         services,
+        way_out,
         observer,
     };
     let guest = Guest::new(machine, config)?;

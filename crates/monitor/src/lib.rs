@@ -3,6 +3,7 @@
 //!
 //! - [`zygote`] forks monitors for the worker, [`session`] is such a monitor: it speaks with the worker over one socket.
 //! - [`runtime_api`] is the Lambda Runtime API inside the guest, over [`http`].
+//! - `outside` is the guest's way out: the socket to egress, connections, visitors.
 //! - [`run`] runs one program with the streams of the calling process, without a server.
 //!
 //! Whatever comes from the guest is hostile: bounded, checked, never a reason to panic. A panic nevertheless ends this
@@ -13,6 +14,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod attendant;
 mod flag;
 mod fork;
 pub mod fuzz;
@@ -20,6 +22,7 @@ pub mod http;
 pub mod jail_probe;
 mod launch;
 mod outbox;
+mod outside;
 pub mod platform;
 mod process;
 pub mod run;

@@ -5,6 +5,7 @@
 //! behind in its read when the program ends); `signals` waits for Ctrl-C.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -19,9 +20,12 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::attendant;
+pub use crate::attendant::AttendantCommand;
 use crate::flag::Flag;
 use crate::launch::{self, Confinement};
 pub use crate::launch::{LaunchError, Program};
+use crate::outside::Outside;
 use crate::process;
 
 /// Bytes read from standard input at a time.
@@ -44,6 +48,20 @@ pub struct RunConfig {
     pub has_profile: bool,
     /// What is done when the process cannot be jailed as it should be.
     pub jail_policy: Policy,
+    /// How the process is started that does outside the jail what must be done there: starting egress, and accepting
+    /// connections to published ports.
+    pub attendant: AttendantCommand,
+    /// Ports of this host that lead to ports of the program.
+    pub publications: Vec<Publication>,
+}
+
+/// A port of this host that leads to a port of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publication {
+    /// Where this host listens.
+    pub host: SocketAddr,
+    /// Where the program does.
+    pub guest_port: u16,
 }
 
 /// Why a program could not be run to its end.
@@ -60,6 +78,15 @@ pub enum RunError {
     Host {
         /// What was attempted.
         operation: &'static str,
+        /// The host's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A port of this host cannot be had.
+    #[error("cannot listen on {address} for --publish; is another program using it?")]
+    Publish {
+        /// The port.
+        address: SocketAddr,
         /// The host's reason.
         #[source]
         source: std::io::Error,
@@ -137,6 +164,15 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
     end_on_panic();
     let streams = Arc::new(Streams::default());
     let (memory_mib, vcpu_count) = (config.program.memory_mib, config.program.vcpu_count);
+    let listeners = listen(&config.publications)?;
+    let has_egress = config.attendant.egress_arguments.is_some();
+    // Before the jail: from inside nothing can be started.
+    let descriptors = (has_egress || !listeners.is_empty())
+        .then(|| attendant::start(&config.attendant, &listeners))
+        .transpose()
+        .map_err(host("start the process that attends to connections"))?;
+    drop(listeners);
+    let outside = Outside::new(has_egress, descriptors).map_err(|error| host("watch connections")(error.into()))?;
     let confinement = Confinement {
         begun: calypte_jail::begin(Children::None),
         // The program is to see what the user may read.
@@ -144,8 +180,9 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         policy: config.jail_policy,
     };
     let observer = Arc::clone(&streams) as Arc<dyn Observer>;
-    let guest = launch::load(config.program, Vec::new(), observer, confinement)?;
+    let guest = launch::load(config.program, Vec::new(), Some(outside.way_out()), observer, confinement)?;
     guest.lock().profile = config.has_profile.then(Profile::default);
+    outside.serve(&guest);
     let (sender, events) = mpsc::channel();
     process::spawn("input", {
         let (guest, streams) = (Arc::clone(&guest), Arc::clone(&streams));
@@ -207,6 +244,15 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         drop(writeln!(std::io::stderr(), "{profile}"));
     }
     Ok(status)
+}
+
+/// Listens on the ports that lead to the program.
+fn listen(publications: &[Publication]) -> Result<Vec<(TcpListener, u16)>, RunError> {
+    let listen = |publication: &Publication| match TcpListener::bind(publication.host) {
+        Ok(listener) => Ok((listener, publication.guest_port)),
+        Err(source) => Err(RunError::Publish { address: publication.host, source }),
+    };
+    publications.iter().map(listen).collect()
 }
 
 /// A panic of any thread ends the process: what the thread was to do would be waited for in vain.

@@ -29,6 +29,7 @@ use rustix::io::Errno;
 use crate::flag::Flag;
 use crate::launch::{self, Confinement, LaunchError, Program};
 use crate::outbox::Outbox;
+use crate::outside::Outside;
 use crate::process::{self, STATUS_FAILED};
 use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
 
@@ -60,8 +61,9 @@ enum ProtocolError {
     NotReady(#[from] runtime_api::NotReady),
 }
 
-/// Runs a monitor on its socket to the worker. The process must have one thread only, and be used for nothing else.
-pub(crate) fn monitor_main(socket: OwnedFd, confinement: Confinement) -> ! {
+/// Runs a monitor on its socket to the worker, and the one on which it is sent descriptors. The process must have one
+/// thread only, and be used for nothing else.
+pub(crate) fn monitor_main(socket: OwnedFd, descriptors: OwnedFd, confinement: Confinement) -> ! {
     process::become_monitor();
     let (outbox, mut inbox) = match connect(socket) {
         Ok(ends) => ends,
@@ -77,7 +79,11 @@ pub(crate) fn monitor_main(socket: OwnedFd, confinement: Confinement) -> ! {
         Ok(Some(ToMonitor::Invoke(_))) => fail(&outbox, &ProtocolError::NoStart),
         Err(error) => fail(&outbox, &error),
     };
-    let session = match Session::start(start, Arc::clone(&outbox), confinement) {
+    let outside = match Outside::new(start.has_egress, Some(descriptors)) {
+        Ok(outside) => outside,
+        Err(error) => fail(&outbox, &error),
+    };
+    let session = match Session::start(start, outside, Arc::clone(&outbox), confinement) {
         Ok(session) => session,
         Err(error) => fail(&outbox, &error),
     };
@@ -166,7 +172,12 @@ struct Link {
 }
 
 impl Session {
-    fn start(start: Start, outbox: Arc<Outbox>, confinement: Confinement) -> Result<Self, LaunchError> {
+    fn start(
+        start: Start,
+        outside: Outside,
+        outbox: Arc<Outbox>,
+        confinement: Confinement,
+    ) -> Result<Self, LaunchError> {
         let runtime_api = SharedRuntimeApi::default();
         let link =
             Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default(), idle: Flag::default() });
@@ -185,7 +196,10 @@ impl Session {
         };
         program.set_variable("AWS_LAMBDA_RUNTIME_API", runtime_api::ADDRESS);
         let services = vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)];
-        let guest = launch::load(program, services, Arc::clone(&link) as Arc<dyn Observer>, confinement)?;
+        let way_out = Some(outside.way_out());
+        let observer = Arc::clone(&link) as Arc<dyn Observer>;
+        let guest = launch::load(program, services, way_out, observer, confinement)?;
+        outside.serve(&guest);
         guest.lock().close_input();
         Ok(Self { guest, vcpu_count, link })
     }

@@ -27,8 +27,8 @@ use crate::session;
 const EVENTS_AT_ONCE: usize = 64;
 /// What `epoll` says about the worker's socket; environment ids are other numbers.
 const SOCKET_EVENT: u64 = u64::MAX;
-/// Room for the ancillary data of a message with one file descriptor.
-const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(1));
+/// Room for the ancillary data of a message with two file descriptors.
+const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(2));
 
 /// User ids for monitors. Environments are numbered, so one is used again after as many further starts.
 const UIDS: u32 = 65_536;
@@ -73,10 +73,11 @@ fn refused(operation: &'static str) -> impl Fn(Errno) -> ZygoteError {
 pub fn zygote_main(socket: OwnedFd, jail: JailConfig) -> ! {
     match Zygote::new(socket).and_then(Zygote::serve) {
         Ok(Turn::SocketClosed) => std::process::exit(0),
-        Ok(Turn::Monitor { environment_id, socket, begun }) => {
+        Ok(Turn::Monitor { environment_id, sockets, begun }) => {
             let id = jail.uid_first.saturating_add((environment_id % u64::from(UIDS)) as u32);
             let identity = Identity::Own { id };
-            session::monitor_main(socket, Confinement { begun, identity, policy: jail.policy })
+            let Sockets { messages, descriptors } = sockets;
+            session::monitor_main(messages, descriptors, Confinement { begun, identity, policy: jail.policy })
         }
         Err(error) => {
             process::report(&error);
@@ -90,7 +91,13 @@ enum Turn {
     /// The worker has gone.
     SocketClosed,
     /// This is a forked child: it is to become the monitor of this environment.
-    Monitor { environment_id: u64, socket: OwnedFd, begun: Begun },
+    Monitor { environment_id: u64, sockets: Sockets, begun: Begun },
+}
+
+/// What a monitor is given.
+struct Sockets {
+    messages: OwnedFd,
+    descriptors: OwnedFd,
 }
 
 struct Child {
@@ -143,15 +150,15 @@ impl Zygote {
 
     /// Serves one message. `Some`: there will be no more.
     fn answer(&mut self) -> Result<Option<Turn>, ZygoteError> {
-        let Some((message, descriptor)) = self.receive()? else { return Ok(Some(Turn::SocketClosed)) };
+        let Some((message, attached)) = self.receive()? else { return Ok(Some(Turn::SocketClosed)) };
         let ToZygote::Fork { environment_id } = message;
-        let descriptor = descriptor.ok_or(ZygoteError::Request("no file descriptor is attached"))?;
+        let sockets = attached.ok_or(ZygoteError::Request("it comes without two file descriptors"))?;
         if environment_id == SOCKET_EVENT || self.children.contains_key(&environment_id) {
             return Err(ZygoteError::Request("the environment id is in use"));
         }
         match fork_separated() {
             Ok(Separated::Child(begun)) => {
-                return Ok(Some(Turn::Monitor { environment_id, socket: descriptor, begun }));
+                return Ok(Some(Turn::Monitor { environment_id, sockets, begun }));
             }
             Ok(Separated::Parent(pid)) => self.adopt(environment_id, pid)?,
             Err(error) => {
@@ -162,7 +169,7 @@ impl Zygote {
         Ok(None)
     }
 
-    fn receive(&self) -> Result<Option<(ToZygote, Option<OwnedFd>)>, ZygoteError> {
+    fn receive(&self) -> Result<Option<(ToZygote, Option<Sockets>)>, ZygoteError> {
         let mut bytes = [0; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); ANCILLARY_BYTES];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -177,12 +184,14 @@ impl Zygote {
         if received.bytes == 0 {
             return Ok(None);
         }
-        let descriptor = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        let sockets = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut attached) => {
+                Some(Sockets { messages: attached.next()?, descriptors: attached.next()? })
+            }
             _ => None,
         });
         let message = decode(&bytes[..received.bytes])?;
-        Ok(Some((message, descriptor)))
+        Ok(Some((message, sockets)))
     }
 
     /// Takes note of a new child. One that cannot be watched is ended, as nobody would reap it.

@@ -56,6 +56,8 @@ pub struct Start {
     pub host_name: String,
     /// Virtual CPUs, at least one.
     pub vcpu_count: u32,
+    /// Whether there is a way out: a socket to egress follows as a descriptor ([`crate::descriptor`]).
+    pub has_egress: bool,
 }
 
 /// What executes guest code.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use calypte_types::limits;
 use calypte_wire::monitor::Platform;
 
+use crate::egress::EgressConfig;
 use crate::groups::CpuLimit;
 
 /// Memory that a node hands out when the size of the machine cannot be read.
@@ -23,6 +24,8 @@ pub struct WorkerConfig {
     pub zygote_arguments: Vec<OsString>,
     /// What executes the functions' code.
     pub platform: Platform,
+    /// How egress is started; environments have no way out without it.
+    pub egress: Option<EgressConfig>,
     /// The data folder; logs go to `logs/` in it.
     pub data_directory: PathBuf,
     /// Invocations of one account that may run at the same time.
@@ -63,6 +66,7 @@ impl WorkerConfig {
             zygote_program,
             zygote_arguments: vec!["zygote".into()],
             platform: Platform::Kvm,
+            egress: None,
             data_directory,
             account_concurrency_max: limits::CONCURRENCY_DEFAULT,
             environments_max: 2_000,

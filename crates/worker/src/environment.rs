@@ -68,11 +68,20 @@ pub(crate) enum Notice {
     Orphaned(Box<Job>),
 }
 
+/// What this node offers its environments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offer {
+    /// What executes guest code.
+    pub(crate) platform: Platform,
+    /// Whether there is a way out.
+    pub(crate) has_egress: bool,
+}
+
 /// One environment. Nothing that comes out of `channel` may be trusted.
 pub(crate) struct Environment<N: Fn(Notice)> {
     id: EnvironmentId,
     spec: Arc<FunctionSpec>,
-    platform: Platform,
+    offer: Offer,
     commands: mpsc::Receiver<Command>,
     notify: N,
     transcript: Transcript,
@@ -149,14 +158,14 @@ impl<N: Fn(Notice)> Environment<N> {
     pub(crate) fn new(
         id: EnvironmentId,
         spec: Arc<FunctionSpec>,
-        platform: Platform,
+        offer: Offer,
         socket: UnixStream,
         commands: mpsc::Receiver<Command>,
         notify: N,
         transcript: Transcript,
     ) -> Self {
         let (conversation, channel) = (Conversation::new(), Channel::new(socket));
-        Self { id, spec, platform, commands, notify, transcript, conversation, channel }
+        Self { id, spec, offer, commands, notify, transcript, conversation, channel }
     }
 
     /// Runs the environment until its process is gone, beginning with the invocation it was started for. `started` is when its start
@@ -184,7 +193,7 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn serve(&mut self, first: Job, started: Instant, init_timeout: Duration) -> End {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.platform))));
+        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer))));
         let mut deadline = None;
         let result = loop {
             match self.next_event(deadline.unwrap_or(started + init_timeout)).await {
@@ -476,9 +485,9 @@ fn vcpu_count_max() -> u32 {
     u32::try_from(host).unwrap_or(u32::MAX).min(VCPU_COUNT_MAX)
 }
 
-fn start_message(spec: &FunctionSpec, platform: Platform) -> Start {
+fn start_message(spec: &FunctionSpec, offer: Offer) -> Start {
     Start {
-        platform,
+        platform: offer.platform,
         mounts: spec.mounts.clone(),
         arguments: spec.arguments.clone(),
         environment: spec.environment.clone(),
@@ -487,6 +496,7 @@ fn start_message(spec: &FunctionSpec, platform: Platform) -> Start {
         tmp_mib: spec.tmp_mib,
         host_name: HOST_NAME.to_owned(),
         vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, vcpu_count_max()),
+        has_egress: offer.has_egress,
     }
 }
 

@@ -2,7 +2,8 @@
 //! and ends them. Also the node's runtime images ([`image`]) and extracted function code ([`code`]).
 //!
 //! An invocation goes through `placement` (pure: which environment), `environment` (one task for each: the conversation
-//! with its monitor, checked by `protocol`), `transcript` and [`logs`] (what is written about it). `zygote` starts monitors.
+//! with its monitor, checked by `protocol`), `transcript` and [`logs`] (what is written about it). `zygote` starts monitors,
+//! `egress` the process that opens connections for them.
 //!
 //! Neighbours: `control` calls [`Worker::invoke`]; `monitor` is the other end of each environment's socket, with the
 //! messages of `calypte_wire::monitor`. No byte from a monitor is trusted here.
@@ -11,6 +12,7 @@
 
 pub mod code;
 mod config;
+mod egress;
 mod environment;
 mod fault;
 mod groups;
@@ -28,11 +30,12 @@ mod worker;
 mod zygote;
 
 pub use config::WorkerConfig;
+pub use egress::{EgressConfig, VisitError};
 pub use groups::{CpuLimit, Groups};
 pub use invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
 };
-pub use placement::Stats;
+pub use placement::{EnvironmentId, Stats};
 pub use trees::{FileError, TreePin, writer::EntryError};
 pub use worker::{StartError, Worker};
 pub use zygote::LaunchError;

@@ -26,7 +26,7 @@ use crate::invocation::{FunctionSpec, ThrottleReason};
 
 /// One environment, for as long as the worker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct EnvironmentId(pub(crate) u64);
+pub struct EnvironmentId(pub(crate) u64);
 
 /// One invocation from its submission until it is given to an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

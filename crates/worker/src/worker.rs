@@ -4,18 +4,22 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_types::{AccountId, FunctionName};
+use calypte_wire::egress::Counts;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use crate::config::WorkerConfig;
-use crate::environment::{Command, Environment, Job, Notice};
+use crate::egress::{Egress, VisitError};
+use crate::environment::{Command, Environment, Job, Notice, Offer};
 use crate::groups::{Bounds, CpuLimit, Group, Groups};
 use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
 use crate::logs::Logs;
@@ -44,6 +48,9 @@ pub enum StartError {
         /// What the host does not allow.
         reason: String,
     },
+    /// Egress does not run.
+    #[error("the process that opens connections for environments cannot be started")]
+    Egress(#[source] io::Error),
     /// The thread that writes logs does not run.
     #[error("the log writer's thread cannot be started")]
     LogWriter(#[source] io::Error),
@@ -63,12 +70,15 @@ enum EnvironmentError {
 pub struct Worker {
     shared: Arc<Shared>,
     ticker: JoinHandle<()>,
+    /// Keeps egress running; dropping what it holds ends that process.
+    supervisor: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     config: WorkerConfig,
     zygote: Zygote,
+    egress: Arc<Egress>,
     logs: Logs,
     /// Where the host allows any.
     groups: Option<Arc<Groups>>,
@@ -117,6 +127,7 @@ struct Departure {
 
 impl Drop for Departure {
     fn drop(&mut self) {
+        self.shared.egress.remove(self.id);
         let mut state = self.shared.lock();
         state.environments.remove(&self.id);
         self.shared.change(&mut state, |scheduler, now, effects| scheduler.ended(now, self.id, effects));
@@ -160,9 +171,13 @@ impl Worker {
             is_closed: false,
         };
         let (rescheduled, drained) = (Notify::new(), Notify::new());
-        let shared = Arc::new(Shared { config, zygote, logs, groups, state: Mutex::new(state), rescheduled, drained });
+        let egress = Arc::<Egress>::default();
+        let supervisor = config.egress.clone().map(|config| egress.start(config)).transpose();
+        let supervisor = Mutex::new(supervisor.map_err(StartError::Egress)?);
+        let shared =
+            Arc::new(Shared { config, zygote, egress, logs, groups, state: Mutex::new(state), rescheduled, drained });
         let ticker = tokio::spawn(shared.clone().tick());
-        Ok(Arc::new(Self { shared, ticker }))
+        Ok(Arc::new(Self { shared, ticker, supervisor }))
     }
 
     /// Runs one invocation to its end. Dropping the future gives up a waiting invocation; one that runs goes on.
@@ -183,6 +198,36 @@ impl Worker {
             scheduler.retire(account, function, keep_revision, effects);
         };
         self.shared.change(&mut state, retire);
+    }
+
+    /// Hands a connection to an environment, for a port that a program in it listens on. It is closed if none does.
+    pub fn visit(
+        &self,
+        environment: EnvironmentId,
+        port: u16,
+        visitor: SocketAddr,
+        connection: OwnedFd,
+    ) -> Result<(), VisitError> {
+        self.shared.egress.visit(environment, port, visitor, connection)
+    }
+
+    /// The environments that run a function of an account, busy or not.
+    pub fn environments(&self, account: &AccountId, function: &FunctionName) -> Vec<EnvironmentId> {
+        self.shared.egress.environments(account, function)
+    }
+
+    /// What the environments of an account that have ended have asked egress for.
+    pub fn egress_counts(&self, account: &AccountId) -> Counts {
+        self.shared.egress.counts(account)
+    }
+
+    /// The egress process that runs at the moment.
+    pub fn egress_pid(&self) -> Option<u32> {
+        self.shared.egress.pid()
+    }
+
+    fn take_supervisor(&self) -> Option<JoinHandle<()>> {
+        self.supervisor.lock().expect("no panic while it is held").take()
     }
 
     /// Environments by state.
@@ -213,6 +258,11 @@ impl Worker {
             self.shared.drained.notified().await;
         }
         self.shared.zygote.close().await;
+        if let Some(supervisor) = self.take_supervisor() {
+            supervisor.abort();
+            // Aborted, as it should be; what it held is dropped, and egress killed.
+            let _ = supervisor.await;
+        }
         self.shared.logs.flush().await;
     }
 }
@@ -220,6 +270,9 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.ticker.abort();
+        if let Some(supervisor) = self.take_supervisor() {
+            supervisor.abort();
+        }
     }
 }
 
@@ -326,8 +379,9 @@ impl Shared {
             }
             shared.notice(id, notice);
         };
-        let environment =
-            Environment::new(id, spec, self.config.platform, launched.socket, commands, notify, transcript);
+        self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), launched.descriptors);
+        let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some() };
+        let environment = Environment::new(id, spec, offer, launched.socket, commands, notify, transcript);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
         if let Some(made) = group.1 {
             // The group can be removed only when it has been made, and now that its process is gone.

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::egress::pair;
 use crate::placement::EnvironmentId;
 use crate::polled_fd::polled;
 use crate::process::MonitorProcess;
@@ -70,6 +71,8 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) socket: tokio::net::UnixStream,
+    /// Where the monitor is sent descriptors.
+    pub(crate) descriptors: OwnedFd,
     /// `None` if it has ended already.
     pub(crate) process: Option<MonitorProcess>,
 }
@@ -114,11 +117,13 @@ impl Zygote {
             let connection = self.connection().await?;
             // A new pair for each attempt: a monitor of the dead zygote may hold the end of the last one.
             let (ours, theirs) = UnixStream::pair()?;
-            match connection.fork(id, theirs.as_fd()).await {
+            let (descriptors, their_descriptors) = pair()?;
+            match connection.fork(id, [theirs.as_fd(), their_descriptors.as_fd()]).await {
                 Ok(pid) => {
                     ours.set_nonblocking(true)?;
                     let process = MonitorProcess::open(pid)?;
-                    return Ok(Launched { socket: tokio::net::UnixStream::from_std(ours)?, process });
+                    let socket = tokio::net::UnixStream::from_std(ours)?;
+                    return Ok(Launched { socket, descriptors, process });
                 }
                 Err(error @ (LaunchError::Gone | LaunchError::Silent)) if attempt < ATTEMPTS_MAX => {
                     tracing::warn!(%error, "starting another zygote");
@@ -195,14 +200,14 @@ impl Connection {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    async fn fork(&self, id: EnvironmentId, monitor_end: BorrowedFd<'_>) -> Result<i32, LaunchError> {
+    async fn fork(&self, id: EnvironmentId, monitor_ends: [BorrowedFd<'_>; 2]) -> Result<i32, LaunchError> {
         let (answer, answered) = oneshot::channel();
         match self.waiting.lock().expect("no panic while it is held").as_mut() {
             Some(waiting) => waiting.insert(id.0, answer),
             None => return Err(LaunchError::Gone),
         };
         let packet = encode(&ToZygote::Fork { environment_id: id.0 });
-        let sent = self.socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &packet, monitor_end)).await;
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &packet, monitor_ends)).await;
         if sent.is_err() {
             self.abandon();
             return Err(LaunchError::Gone);
@@ -279,10 +284,9 @@ impl Connection {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, packet: &[u8], attached: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn send(socket: BorrowedFd<'_>, packet: &[u8], attached: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [attached];
-    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "the buffer has the size of this message");
+    assert!(control.push(SendAncillaryMessage::ScmRights(&attached)), "the buffer has the size of this message");
     Ok(rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?)
 }

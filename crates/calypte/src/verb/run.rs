@@ -1,16 +1,18 @@
 //! `calypte run`: any program in a microVM, with this process's streams.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use calypte_jail::Policy;
-use calypte_monitor::run::{Program, RunConfig, RunError, run_program};
+use calypte_monitor::run::{AttendantCommand, Program, Publication, RunConfig, RunError, run_program};
 use calypte_types::limits;
 use calypte_worker::image::{Images, RuntimeImage};
 
 use super::Global;
+use crate::egress_options::EgressOptions;
 use crate::environment_variable::EnvironmentVariable;
 use crate::output;
 use crate::platform::PlatformOption;
@@ -62,6 +64,11 @@ pub(crate) struct Arguments {
     /// `full`: do not run the program unless every layer of the jail around the microVM is possible here
     #[arg(long, value_name = "HOW", default_value_t = Policy::BestEffort, env = "CALYPTE_REQUIRE_JAIL")]
     require_jail: Policy,
+    #[command(flatten)]
+    egress: EgressOptions,
+    /// Let connections to a port of this machine reach a port that the program listens on; may be repeated
+    #[arg(long, value_name = "[ADDRESS:]PORT:PORT", value_parser = publication)]
+    publish: Vec<Publication>,
     /// Program and arguments [default: the runtime's own]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
     program: Vec<String>,
@@ -72,6 +79,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| "a time in seconds, for example 2.5".to_owned())
+}
+
+/// `[HOST_ADDRESS:]HOST_PORT:GUEST_PORT`; the address of the host is 127.0.0.1 if none is given.
+fn publication(text: &str) -> Result<Publication, String> {
+    let expected = || "ports as 8080:80, or with an address of this machine as 0.0.0.0:8080:80".to_owned();
+    let (host, guest_port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let host = match host.parse::<u16>() {
+        Ok(port) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+        Err(_) => host.parse().map_err(|_| expected())?,
+    };
+    let guest_port = guest_port.parse().ok().filter(|port| *port > 0).ok_or_else(expected)?;
+    Ok(Publication { host, guest_port })
 }
 
 /// Runs it. The exit status is the program's; 125 when it could not be run, 127 when there is none of that name.
@@ -142,11 +161,18 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     for (name, value) in environment {
         described.set_variable(&name, &value);
     }
+    let attendant = AttendantCommand {
+        program: std::env::current_exe().context("cannot find this program's own file")?,
+        arguments: vec!["attend".into(), "--".into()],
+        egress_arguments: arguments.egress.command()?.map(|(_, arguments)| arguments),
+    };
     Ok(RunConfig {
         program: described,
         timeout: arguments.timeout,
         has_profile: arguments.profile,
         jail_policy: arguments.require_jail,
+        attendant,
+        publications: arguments.publish,
     })
 }
 
@@ -170,6 +196,24 @@ fn choose_runtime(name: Option<&str>, global: &Global) -> anyhow::Result<Runtime
         _ => {
             let names: Vec<&str> = all.iter().map(|image| image.name.as_str()).collect();
             bail!("there are several runtimes; name one with --runtime: {}", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publications_are_ports_with_or_without_an_address() {
+        for (text, host, guest_port) in
+            [("8080:80", "127.0.0.1:8080", 80), ("0.0.0.0:8080:80", "0.0.0.0:8080", 80), ("[::1]:0:80", "[::1]:0", 80)]
+        {
+            let expected = Publication { host: host.parse().unwrap(), guest_port };
+            assert_eq!(publication(text), Ok(expected), "{text}");
+        }
+        for text in ["", "80", "80:", ":80", "8080:0", "localhost:80:80", "65536:80", "80:65536"] {
+            assert!(publication(text).is_err(), "{text}");
         }
     }
 }

@@ -25,8 +25,12 @@ pub const NESTED_ITEMS_MAX: usize = 8;
 
 const ONE_SHOT: u32 = libc::EPOLLONESHOT as u32;
 const EDGE_TRIGGERED: u32 = libc::EPOLLET as u32;
-/// Flags among the events; `EPOLLWAKEUP` and `EPOLLEXCLUSIVE` have no effect here.
-const FLAGS: u32 = ONE_SHOT | EDGE_TRIGGERED | libc::EPOLLWAKEUP as u32 | libc::EPOLLEXCLUSIVE as u32;
+/// Everybody who waits looks for himself here, so it has no effect but its rules.
+const EXCLUSIVE: u32 = libc::EPOLLEXCLUSIVE as u32;
+/// Flags among the events; `EPOLLWAKEUP` has no effect here.
+const FLAGS: u32 = ONE_SHOT | EDGE_TRIGGERED | libc::EPOLLWAKEUP as u32 | EXCLUSIVE;
+/// What may be asked for together with [`EXCLUSIVE`].
+const WITH_EXCLUSIVE: u32 = readiness::IN | readiness::OUT | readiness::ERROR | readiness::HANG_UP | FLAGS & !ONE_SHOT;
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -59,6 +63,17 @@ struct Item {
     _memory: Arc<Reservation>,
 }
 
+/// What is reported whether it is asked for or not, until a one-shot item has reported.
+const ALWAYS: u32 = readiness::ERROR | readiness::HANG_UP;
+
+/// What has been found out about instances in one call. Nested instances may lead to the same one in many ways; each is
+/// looked at once, so that the work of a call is bounded by the number of all items that a guest may have.
+#[derive(Debug, Default)]
+pub struct Findings {
+    ready: BTreeMap<usize, bool>,
+    changes: BTreeMap<usize, u64>,
+}
+
 /// A report of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
@@ -88,6 +103,10 @@ impl Epoll {
         if !file.is_pollable() {
             return Err(Errno::EPERM);
         }
+        let is_exclusive = events & EXCLUSIVE != 0;
+        if is_exclusive && (events & !WITH_EXCLUSIVE != 0 || matches!(file.body, Body::Epoll(_))) {
+            return Err(Errno::EINVAL);
+        }
         if let Body::Epoll(inner) = &file.body {
             // This instance is not locked: it may be found below, which is the loop looked for.
             if inner.depth_or_loop(self, 1)? + 1 > NESTING_MAX {
@@ -105,8 +124,14 @@ impl Epoll {
             return Err(Errno::EINVAL);
         }
         let memory = Arc::new(self.budget.reserve(ITEM_BYTES).map_err(|_| Errno::ENOSPC)?);
-        let item =
-            Item { file: Arc::downgrade(file), events, data, reported_changes: None, is_nested, _memory: memory };
+        let item = Item {
+            file: Arc::downgrade(file),
+            events: events | ALWAYS,
+            data,
+            reported_changes: None,
+            is_nested,
+            _memory: memory,
+        };
         match state.items.entry(key(fd, file)) {
             std::collections::btree_map::Entry::Occupied(_) => return Err(Errno::EEXIST),
             std::collections::btree_map::Entry::Vacant(entry) => _ = entry.insert(item),
@@ -121,7 +146,10 @@ impl Epoll {
         {
             let mut state = self.state.lock();
             let item = state.items.get_mut(&key(fd, file)).ok_or(Errno::ENOENT)?;
-            (item.events, item.data, item.reported_changes) = (events, data, None);
+            if (events | item.events) & EXCLUSIVE != 0 {
+                return Err(Errno::EINVAL);
+            }
+            (item.events, item.data, item.reported_changes) = (events | ALWAYS, data, None);
         }
         self.beacon.ring();
         Ok(())
@@ -134,12 +162,12 @@ impl Epoll {
 
     /// Reports up to `count_max` ready files.
     pub fn take_events(&self, kernel: &Kernel, count_max: usize) -> Vec<Event> {
-        let mut events = Vec::new();
+        let (mut events, mut findings) = (Vec::new(), Findings::default());
         for (key, mut item) in self.snapshot() {
             if events.len() >= count_max {
                 break;
             }
-            let Some((ready, changes)) = item.check(kernel, 0) else { continue };
+            let Some((ready, changes)) = item.check(kernel, 0, &mut findings) else { continue };
             events.push(Event { events: ready, data: item.data });
             item.reported_changes = Some(changes);
             if item.events & ONE_SHOT != 0 {
@@ -168,8 +196,18 @@ impl Epoll {
     }
 
     /// Whether any file is ready. `depth` counts the instances around this one.
-    pub fn has_ready(&self, kernel: &Kernel, depth: usize) -> bool {
-        depth < NESTING_MAX && self.snapshot().iter().any(|(_, item)| item.check(kernel, depth + 1).is_some())
+    pub fn has_ready(&self, kernel: &Kernel, depth: usize, findings: &mut Findings) -> bool {
+        if let Some(is_ready) = findings.ready.get(&self.address()) {
+            return *is_ready;
+        }
+        let is_ready = depth < NESTING_MAX
+            && self.snapshot().iter().any(|(_, item)| item.check(kernel, depth + 1, findings).is_some());
+        findings.ready.insert(self.address(), is_ready);
+        is_ready
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// What to wait for until a file is ready.
@@ -190,13 +228,19 @@ impl Epoll {
     }
 
     /// Counts changes of all files watched.
-    pub fn changes(&self, kernel: &Kernel, depth: usize) -> u64 {
+    pub fn changes(&self, kernel: &Kernel, depth: usize, findings: &mut Findings) -> u64 {
         if depth >= NESTING_MAX {
             return 0;
         }
-        let of_item =
-            |(_, item): &(ItemKey, Item)| item.file.upgrade().map_or(0, |file| changes(&file, kernel, depth + 1));
-        self.snapshot().iter().map(of_item).fold(self.beacon.changes(), u64::wrapping_add)
+        if let Some(changes) = findings.changes.get(&self.address()) {
+            return *changes;
+        }
+        let mut sum = self.beacon.changes();
+        for file in self.snapshot().iter().filter_map(|(_, item)| item.file.upgrade()) {
+            sum = sum.wrapping_add(changes(&file, kernel, depth + 1, findings));
+        }
+        findings.changes.insert(self.address(), sum);
+        sum
     }
 
     /// How deep instances are nested below. `ELOOP` if `outer` is among them.
@@ -223,28 +267,28 @@ impl Item {
     }
 
     /// What is to be reported, with the file's count of changes; `None` if nothing is.
-    fn check(&self, kernel: &Kernel, depth: usize) -> Option<(u32, u64)> {
+    fn check(&self, kernel: &Kernel, depth: usize, findings: &mut Findings) -> Option<(u32, u64)> {
         if !self.is_armed() {
             return None;
         }
         let file = self.file.upgrade()?;
         let is_ready = match &file.body {
-            Body::Epoll(inner) => readiness::from(inner.has_ready(kernel, depth), false),
+            Body::Epoll(inner) => readiness::from(inner.has_ready(kernel, depth, findings), false),
             _ => file.readiness(kernel),
         };
-        let ready = is_ready & (self.events | readiness::ERROR | readiness::HANG_UP);
+        let ready = is_ready & self.events;
         if ready == 0 {
             return None;
         }
-        let changes = changes(&file, kernel, depth);
+        let changes = changes(&file, kernel, depth, findings);
         let is_news = self.events & EDGE_TRIGGERED == 0 || self.reported_changes != Some(changes);
         is_news.then_some((ready, changes))
     }
 }
 
-fn changes(file: &OpenFile, kernel: &Kernel, depth: usize) -> u64 {
+fn changes(file: &OpenFile, kernel: &Kernel, depth: usize, findings: &mut Findings) -> u64 {
     match &file.body {
-        Body::Epoll(inner) => inner.changes(kernel, depth),
+        Body::Epoll(inner) => inner.changes(kernel, depth, findings),
         _ => file.changes(kernel),
     }
 }

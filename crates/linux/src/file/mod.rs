@@ -31,7 +31,7 @@ pub use table::{DESCRIPTORS_MAX, FdTable};
 use crate::console::Stream;
 use crate::errno::Errno;
 use crate::file::buffers::{Buffers, Reservation};
-use crate::file::epoll::Epoll;
+use crate::file::epoll::{Epoll, Findings};
 use crate::file::event::EventFd;
 use crate::file::inotify::{Inotify, Watches};
 use crate::file::lock::{FileKey, OpenLocks};
@@ -372,6 +372,11 @@ impl OpenFile {
 
     /// What can be done without blocking.
     pub fn readiness(&self, kernel: &Kernel) -> u32 {
+        self.readiness_with(kernel, &mut Findings::default())
+    }
+
+    /// The same, in a call that looks at several files.
+    pub fn readiness_with(&self, kernel: &Kernel, findings: &mut Findings) -> u32 {
         match &self.body {
             Body::ConsoleInput => readiness::from(kernel.console.is_readable(), false),
             Body::ConsoleOutput(_) => readiness::from(false, kernel.console.output_room() > 0),
@@ -379,7 +384,7 @@ impl OpenFile {
             Body::Event(event) => event.readiness(),
             Body::Inotify(inotify) => inotify.readiness(),
             Body::Timer(timer) => timer.readiness(kernel.clock.monotonic_ns()),
-            Body::Epoll(epoll) => readiness::from(epoll.has_ready(kernel, 0), false),
+            Body::Epoll(epoll) => readiness::from(epoll.has_ready(kernel, 0, findings), false),
             Body::Socket(socket) => socket.readiness(),
             Body::Signal(signals) => signals.readiness(kernel),
             Body::Process(process) => process.readiness(),
@@ -413,7 +418,7 @@ impl OpenFile {
             Body::Event(event) => event.beacon().changes(),
             Body::Inotify(inotify) => inotify.beacon().changes(),
             Body::Timer(timer) => timer.changes(kernel.clock.monotonic_ns()),
-            Body::Epoll(epoll) => epoll.changes(kernel, 0),
+            Body::Epoll(epoll) => epoll.changes(kernel, 0, &mut Findings::default()),
             Body::Socket(socket) => socket.beacon().changes(),
             Body::Signal(_) => kernel.calling_process().map_or(0, |process| process.signals_sent),
             Body::Process(process) => process.life().beacon().changes(),

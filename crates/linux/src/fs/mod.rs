@@ -67,6 +67,8 @@ pub struct FileSystemConfig {
     pub root: RootMode,
     /// Virtual CPUs, as `/sys` shows them.
     pub vcpu_count: u32,
+    /// Files with content of ours in place of what is below, for example `/etc/resolv.conf`.
+    pub texts: Vec<(String, &'static [u8])>,
     /// The time that files have which exist from the start.
     pub started: Time,
 }
@@ -140,6 +142,7 @@ const OVERLAY_MOUNT: Mount = Mount { kind: "overlay", options: "rw,nosuid,nodev,
 const TMP_MOUNT: Mount = Mount { kind: "tmpfs", options: "rw,nosuid,nodev,relatime" };
 const DEV_MOUNT: Mount = Mount { kind: "devtmpfs", options: "ro,nosuid,noexec" };
 const PROC_MOUNT: Mount = Mount { kind: "proc", options: "rw,nosuid,nodev,noexec,relatime" };
+const TEXT_MOUNT: Mount = Mount { kind: "tmpfs", options: "ro,nosuid,nodev,relatime" };
 const SYS_MOUNT: Mount = Mount { kind: "sysfs", options: "ro,nosuid,nodev,noexec,relatime" };
 
 impl FileSystem {
@@ -190,6 +193,10 @@ impl FileSystem {
         tree.mount("/dev", fixed(builder.dev()), DEV_MOUNT, &empty)?;
         tree.mount("/dev/shm", shm, TMP_MOUNT, &empty)?;
         tree.mount("/proc", Node::Proc(Proc::Root), PROC_MOUNT, &empty)?;
+        for (path, text) in config.texts {
+            let text = builder.file(Content::Text(text.into()));
+            tree.mount(&path, fixed(text), TEXT_MOUNT, &empty)?;
+        }
         tree.mount("/sys", fixed(builder.sys(config.vcpu_count)), SYS_MOUNT, &empty)?;
         Ok(tree)
     }

@@ -1,12 +1,17 @@
-//! The guest's network: loopback TCP and UDP, Unix sockets, and the monitor's services on 127.0.0.1. Nothing here leaves
-//! the monitor; other addresses are unreachable.
+//! The guest's network: loopback TCP and UDP, Unix sockets, and the monitor's services on 127.0.0.1. Nothing of that leaves
+//! the monitor. Other addresses are reached through [`egress`], if the guest has been given one; visitors come in through
+//! [`Network::visit`].
 
 pub mod address;
+pub mod egress;
 pub mod netlink;
 pub mod options;
+pub mod outside;
 pub mod queue;
+mod resolver;
 pub(crate) mod saved;
 pub(crate) mod socket;
+mod way_out;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,10 +20,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+pub(crate) use socket::own_address;
 pub use socket::{Kind, Maker, Peer, Shutdown, Socket};
+pub use way_out::WayOut;
 
 use crate::errno::Errno;
 use crate::net::address::{canonical, is_local};
+use crate::net::egress::{GUEST_ADDRESS, RESOLVER_PORT};
 use crate::net::queue::InFlight;
 use crate::notifier::Notifier;
 use crate::service::{ConnectionId, LoopbackService, ServiceOutput};
@@ -37,9 +45,12 @@ pub struct Network {
     last_connection: u64,
     closed: ClosedConnections,
     bound: BTreeMap<(Protocol, u16), Vec<Bound>>,
-    abstract_names: BTreeMap<Vec<u8>, Weak<Socket>>,
+    /// By the number of their kind and their name.
+    abstract_names: BTreeMap<(i32, Vec<u8>), Weak<Socket>>,
     next_ephemeral: u16,
     in_flight: InFlight,
+    way_out: Option<WayOut>,
+    requests: way_out::Requests,
 }
 
 /// What has ports.
@@ -89,6 +100,8 @@ impl Network {
             abstract_names: BTreeMap::new(),
             next_ephemeral: EPHEMERAL_PORTS.start,
             in_flight: InFlight::default(),
+            way_out: None,
+            requests: way_out::Requests::default(),
         }
     }
 
@@ -109,7 +122,8 @@ impl Network {
 
     /// Whether a service listens on a port of this address.
     pub fn has_service(&self, address: IpAddr, port: u16) -> bool {
-        is_local(address) && self.services.contains_key(&port)
+        let is_reserved = port != RESOLVER_PORT || self.is_resolver(address, port);
+        is_local(address) && is_reserved && self.services.contains_key(&port)
     }
 
     /// Works on a service, then delivers what it has to say.
@@ -127,6 +141,7 @@ impl Network {
                 service.closed(connection);
             }
         }
+        self.ask_by_streams();
         self.connections.retain(|_, socket| socket.strong_count() > 0);
         for service in self.services.values_mut() {
             for output in service.drain() {
@@ -172,7 +187,8 @@ impl Network {
 
     /// Gives a socket a port; zero stands for any. The port it got.
     pub(crate) fn bind(&mut self, socket: &Arc<Socket>, address: IpAddr, port: u16) -> Result<u16, Errno> {
-        if !is_local(address) {
+        let is_own = self.way_out.is_some() && canonical(address) == IpAddr::V4(GUEST_ADDRESS);
+        if !is_local(address) && !is_own {
             return Err(Errno::EADDRNOTAVAIL);
         }
         let address = canonical(address);
@@ -182,7 +198,7 @@ impl Network {
         }
         self.bound.retain(|_, sockets| !sockets.is_empty());
         let port = if port == 0 { self.free_port(protocol)? } else { port };
-        if protocol == Protocol::Tcp && self.services.contains_key(&port) {
+        if protocol == Protocol::Tcp && port != RESOLVER_PORT && self.services.contains_key(&port) {
             return Err(Errno::EADDRINUSE);
         }
         let (is_v6_only, is_port_shared) = (socket.is_v6_only(), socket.is_port_shared());
@@ -225,6 +241,7 @@ impl Network {
     /// Gives a Unix socket a name in the abstract space.
     pub(crate) fn bind_abstract(&mut self, socket: &Arc<Socket>, name: Vec<u8>) -> Result<(), Errno> {
         self.abstract_names.retain(|_, socket| socket.strong_count() > 0);
+        let name = (socket.kind().number(), name);
         if self.abstract_names.contains_key(&name) {
             return Err(Errno::EADDRINUSE);
         }
@@ -232,9 +249,9 @@ impl Network {
         Ok(())
     }
 
-    /// The Unix socket of a name in the abstract space.
-    pub(crate) fn find_abstract(&self, name: &[u8]) -> Option<Arc<Socket>> {
-        self.abstract_names.get(name)?.upgrade()
+    /// The Unix socket of this kind and name in the abstract space.
+    pub(crate) fn find_abstract(&self, kind: Kind, name: &[u8]) -> Option<Arc<Socket>> {
+        self.abstract_names.get(&(kind.number(), name.to_vec()))?.upgrade()
     }
 }
 

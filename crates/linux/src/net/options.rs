@@ -17,6 +17,38 @@ pub const RECEIVE_TIMEOUTS: [i32; 2] = [libc::SO_RCVTIMEO, 66];
 /// See [`RECEIVE_TIMEOUTS`].
 pub const SEND_TIMEOUTS: [i32; 2] = [libc::SO_SNDTIMEO, 67];
 
+/// Options that are on or off: whatever is not zero sets them to one.
+fn is_switch(level: i32, name: i32) -> bool {
+    match level {
+        libc::SOL_SOCKET => matches!(
+            name,
+            libc::SO_REUSEADDR
+                | libc::SO_REUSEPORT
+                | libc::SO_KEEPALIVE
+                | libc::SO_BROADCAST
+                | libc::SO_OOBINLINE
+                | libc::SO_DONTROUTE
+                | libc::SO_PASSCRED
+                | libc::SO_TIMESTAMP
+        ),
+        libc::IPPROTO_TCP => matches!(name, libc::TCP_NODELAY | libc::TCP_CORK),
+        libc::IPPROTO_IP => matches!(name, libc::IP_RECVERR | libc::IP_MULTICAST_LOOP | libc::IP_BIND_ADDRESS_NO_PORT),
+        libc::IPPROTO_IPV6 => matches!(name, libc::IPV6_V6ONLY | libc::IPV6_RECVERR | libc::IPV6_MULTICAST_LOOP),
+        _ => false,
+    }
+}
+
+/// The values that an option may be set to; `None` for any.
+fn range(level: i32, name: i32) -> Option<std::ops::RangeInclusive<i32>> {
+    match (level, name) {
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE | libc::TCP_KEEPINTVL) => Some(1..=32_767),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT | libc::TCP_SYNCNT) => Some(1..=127),
+        (libc::IPPROTO_IP, libc::IP_TTL) => Some(1..=255),
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => Some(0..=255),
+        _ => None,
+    }
+}
+
 /// The value that an option has before it is set; `None` if there is no such option.
 fn initial(family: Family, is_stream: bool, level: i32, name: i32) -> Option<i32> {
     let buffer = STREAM_BYTES_MAX as i32;
@@ -77,20 +109,39 @@ fn initial(family: Family, is_stream: bool, level: i32, name: i32) -> Option<i32
     }
 }
 
+/// Sockets without a protocol have options of their own level only.
+fn check_level(family: Family, level: i32) -> Result<(), Errno> {
+    if family == Family::Unix && level != libc::SOL_SOCKET { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
 impl Options {
     /// An option's value. `ENOPROTOOPT` if there is none of that number.
     pub fn get(&self, family: Family, is_stream: bool, level: i32, name: i32) -> Result<i32, Errno> {
+        check_level(family, level)?;
         let initial = initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
         Ok(self.0.get(&(level, name)).copied().unwrap_or(initial))
     }
 
     /// Sets an option. Buffer sizes stay what they are, as if a limit of the system had been met.
     pub fn set(&mut self, family: Family, is_stream: bool, level: i32, name: i32, value: i32) -> Result<(), Errno> {
-        initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
+        check_level(family, level)?;
+        let initial = initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
+        let value = match range(level, name) {
+            // Takes the option back.
+            Some(_) if value == -1 && level != libc::IPPROTO_TCP => initial,
+            Some(range) if !range.contains(&value) => return Err(Errno::EINVAL),
+            _ if is_switch(level, name) => i32::from(value != 0),
+            _ => value,
+        };
         if level != libc::SOL_SOCKET || !matches!(name, libc::SO_SNDBUF | libc::SO_RCVBUF) {
             self.0.insert((level, name), value);
         }
         Ok(())
+    }
+
+    /// All that have been set: level, name and value.
+    pub fn all(&self) -> impl Iterator<Item = (i32, i32, i32)> + '_ {
+        self.0.iter().map(|((level, name), value)| (*level, *name, *value))
     }
 
     /// Whether an option is set that is a switch.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::file::buffers::{Buffer, Buffers, GUARANTEED_BYTES, Reservation};
+use crate::net::Maker;
 use crate::net::address::Address;
 
 /// Bytes that a stream socket holds for its reader.
@@ -68,11 +69,12 @@ impl Flight {
     }
 }
 
-/// Files that travel with a message.
+/// What travels with a message: files, and who has sent it.
 #[derive(Debug, Default)]
 pub struct Files {
     files: Vec<Arc<OpenFile>>,
     count: Option<InFlight>,
+    sender: Maker,
 }
 
 impl Files {
@@ -85,7 +87,13 @@ impl Files {
             return Err(Errno::ENOBUFS);
         }
         count.0.count.fetch_add(files.len(), Ordering::Relaxed);
-        Ok(Self { files, count: Some(count.clone()) })
+        Ok(Self { files, count: Some(count.clone()), sender: Maker::default() })
+    }
+
+    /// The same from a sender that is known.
+    pub fn sent_by(mut self, sender: Maker) -> Self {
+        self.sender = sender;
+        self
     }
 
     /// Whether there are none.
@@ -119,6 +127,15 @@ pub struct Message {
     pub from: Option<Address>,
     /// Files that came with it.
     pub files: Vec<Arc<OpenFile>>,
+    /// Who sent it; of a stream, who sent last.
+    pub sender: Maker,
+}
+
+impl Message {
+    /// The end of a connection, or what a read of no bytes gives.
+    pub fn nothing() -> Self {
+        Self { bytes: Vec::new(), full_length: 0, from: None, files: Vec::new(), sender: Maker::default() }
+    }
 }
 
 /// Received and not read.
@@ -139,6 +156,7 @@ pub struct Stream {
     /// Bytes received since the beginning.
     pushed: u64,
     files: VecDeque<Attached>,
+    sender: Maker,
 }
 
 /// Files that were sent with the bytes from `start` to `end`.
@@ -170,7 +188,7 @@ impl Queue {
     pub fn new(is_stream: bool, budget: &Buffers) -> Self {
         if is_stream {
             let buffer = Buffer::new(budget, STREAM_BYTES_MAX);
-            Queue::Stream(Stream { buffer, taken: 0, pushed: 0, files: VecDeque::new() })
+            Queue::Stream(Stream { buffer, taken: 0, pushed: 0, files: VecDeque::new(), sender: Maker::default() })
         } else {
             Queue::Datagrams(Datagrams { messages: VecDeque::new(), charged: 0, budget: budget.clone() })
         }
@@ -219,6 +237,7 @@ impl Queue {
                 let count = stream.buffer.push(bytes);
                 let start = stream.pushed;
                 stream.pushed += count as u64;
+                stream.sender = files.sender;
                 if !files.is_empty() {
                     stream.files.push_back(Attached { start, end: stream.pushed, files });
                 }
@@ -266,7 +285,7 @@ impl Stream {
         }
         let files = arrived.unwrap_or_default();
         let full_length = bytes.len();
-        Some(Message { bytes, full_length, from: None, files })
+        Some(Message { bytes, full_length, from: None, files, sender: self.sender })
     }
 }
 
@@ -304,6 +323,7 @@ impl Datagrams {
             full_length: first.bytes.len(),
             from: Some(first.from.clone()),
             files: first.files.arrived(),
+            sender: first.files.sender,
         };
         if !is_peeking {
             self.charged -= message.full_length + DATAGRAM_OVERHEAD_BYTES;

@@ -46,6 +46,9 @@ impl Network {
             abstract_names,
             next_ephemeral,
             in_flight: _,
+            // Not to be saved: sockets that wait for an answer from outside read that their connection is reset.
+            way_out: _,
+            requests: _,
         } = self;
         let mut number = |socket: &Weak<Socket>| socket.upgrade().map(|socket| saver.sockets.number(&socket));
         let mut saved_bound = Vec::new();
@@ -63,7 +66,9 @@ impl Network {
             }
         }
         let connections = connections.iter().filter_map(|(id, socket)| Some((*id, number(socket)?))).collect();
-        let named = |(name, socket): (&Vec<u8>, &Weak<Socket>)| Some((ByteBuf::from(name.clone()), number(socket)?));
+        let named = |((_, name), socket): (&(i32, Vec<u8>), &Weak<Socket>)| {
+            Some((ByteBuf::from(name.clone()), number(socket)?))
+        };
         let abstract_names = abstract_names.iter().filter_map(named).collect();
         Ok(SavedNetwork {
             services: services.iter().map(|(port, service)| (*port, ByteBuf::from(service.save()))).collect(),
@@ -100,7 +105,8 @@ impl SavedNetwork {
             network.bound.entry((protocol, port)).or_default().push(bound);
         }
         for (name, socket) in abstract_names {
-            network.abstract_names.insert(name.into_vec(), weak(socket)?);
+            let kind = restorer.socket(socket)?.kind();
+            network.abstract_names.insert((kind.number(), name.into_vec()), weak(socket)?);
         }
         if !super::EPHEMERAL_PORTS.contains(&next_ephemeral) {
             return Err(broken("a port to be given next that is not one of those to be given"));

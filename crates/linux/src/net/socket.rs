@@ -7,7 +7,7 @@ pub(crate) mod saved;
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -16,12 +16,17 @@ use crate::errno::Errno;
 use crate::file::buffers::{Buffers, GUARANTEED_BYTES, Reservation};
 use crate::file::readiness;
 use crate::kernel::Kernel;
-use crate::net::address::{Address, Family, UnixName, is_local};
+use crate::net::address::{Address, Family, UnixName, canonical, is_local};
 use crate::net::options::Options;
 use crate::net::queue::{Files, Message, Queue};
 use crate::net::{ClosedConnections, Protocol};
 use crate::notifier::{Beacon, Notifier};
 use crate::service::ConnectionId;
+
+mod outward;
+
+use outward::Outward;
+pub(crate) use outward::own_address;
 
 /// Most connections that wait to be accepted.
 const BACKLOG_MAX: usize = 4096;
@@ -84,6 +89,8 @@ pub enum Peer {
         /// Where to tell that it is closed.
         closed: ClosedConnections,
     },
+    /// Somebody outside.
+    Outside,
 }
 
 /// Which directions `shutdown(2)` closes.
@@ -144,6 +151,7 @@ struct State {
     linger: [i32; 2],
     /// `connect(2)` has said that it is under way, and not yet that it is done.
     is_connecting: bool,
+    outward: Outward,
 }
 
 #[derive(Debug)]
@@ -182,6 +190,7 @@ impl Socket {
             is_reset: false,
             linger: [0; 2],
             is_connecting: false,
+            outward: Outward::default(),
         };
         let beacon = Beacon::new(notifier);
         let budget = budget.clone();
@@ -340,7 +349,17 @@ impl Socket {
         let server = Socket::new(self.family, self.kind, self.maker, self.beacon.notifier(), &self.budget)?;
         server.set_local(local);
         Socket::pair(&server, client);
-        if let Some(backlog) = &mut self.state.lock().backlog {
+        self.take_visitor(server)
+    }
+
+    /// Puts a connection into the backlog of this listening socket. `EAGAIN` if that is full.
+    pub(super) fn take_visitor(&self, server: Arc<Socket>) -> Result<(), Errno> {
+        {
+            let mut state = self.state.lock();
+            let backlog = state.backlog.as_mut().ok_or(Errno::ECONNREFUSED)?;
+            if backlog.waiting.len() >= backlog.limit {
+                return Err(Errno::EAGAIN);
+            }
             backlog.waiting.push_back(server);
         }
         self.beacon.ring();
@@ -368,21 +387,26 @@ impl Socket {
     pub fn receive(&self, length: usize, is_peeking: bool, minimum: usize) -> Result<Message, Errno> {
         let (message, peer) = {
             let mut state = self.state.lock();
+            state.pump();
             // What a connection has brought before it broke is read first.
             if !self.is_connection_oriented() || state.queue.is_empty() {
                 state.error.take().map_or(Ok(()), Err)?;
             }
             if self.is_connection_oriented() && !state.has_been_connected {
-                return Err(if self.family == Family::Unix { Errno::EINVAL } else { Errno::ENOTCONN });
+                return match self.family {
+                    Family::Unix => Err(Errno::EINVAL),
+                    _ if state.is_read_shut => Ok(Message::nothing()),
+                    _ => Err(Errno::ENOTCONN),
+                };
             }
             let is_ended = state.is_read_shut || state.is_peer_write_shut;
             if length == 0 && self.kind == Kind::Stream {
-                return Ok(Message { bytes: Vec::new(), full_length: 0, from: None, files: Vec::new() });
+                return Ok(Message::nothing());
             }
             let is_short = self.kind == Kind::Stream && state.queue.length() < minimum;
             if state.queue.is_empty() || is_short && !is_ended && state.queue.room() > 0 {
                 if is_ended && state.queue.is_empty() {
-                    return Ok(Message { bytes: Vec::new(), full_length: 0, from: None, files: Vec::new() });
+                    return Ok(Message::nothing());
                 }
                 return Err(Errno::EAGAIN);
             }
@@ -400,12 +424,12 @@ impl Socket {
     }
 
     /// `write(2)`.
-    pub fn write(&self, kernel: &mut Kernel, bytes: &[u8]) -> Result<usize, Errno> {
-        self.send(kernel, bytes, Files::default())
+    pub fn write(self: &Arc<Self>, kernel: &mut Kernel, bytes: &[u8]) -> Result<usize, Errno> {
+        self.send(kernel, bytes, Files::default().sent_by(self.maker))
     }
 
     /// Sends to the other end. `EAGAIN` if there is no room, `EPIPE` if it is closed.
-    pub fn send(&self, kernel: &mut Kernel, bytes: &[u8], files: Files) -> Result<usize, Errno> {
+    pub fn send(self: &Arc<Self>, kernel: &mut Kernel, bytes: &[u8], files: Files) -> Result<usize, Errno> {
         let (peer, from) = {
             let mut state = self.state.lock();
             if let Some(error) = state.error.take() {
@@ -444,6 +468,7 @@ impl Socket {
                 }
                 if taken == 0 && !bytes.is_empty() { Err(Errno::EAGAIN) } else { Ok(taken) }
             }
+            Some(Peer::Outside) => self.state.lock().outward.send(bytes),
             Some(Peer::Socket(peer)) => match peer.upgrade() {
                 Some(peer) => peer.take_in(bytes, from, files),
                 None if self.is_connection_oriented() => Err(Errno::EPIPE),
@@ -462,9 +487,19 @@ impl Socket {
     }
 
     /// Sends a datagram to a port. What nobody receives is lost.
-    pub fn send_to_inet(&self, kernel: &Kernel, address: IpAddr, port: u16, bytes: &[u8]) -> Result<usize, Errno> {
+    pub fn send_to_inet(
+        self: &Arc<Self>,
+        kernel: &mut Kernel,
+        address: IpAddr,
+        port: u16,
+        bytes: &[u8],
+    ) -> Result<usize, Errno> {
+        if kernel.network.is_resolver(address, port) {
+            kernel.network.ask(self, bytes);
+            return Ok(bytes.len());
+        }
         if !is_local(address) {
-            return Err(Errno::ENETUNREACH);
+            return self.send_on_flow(SocketAddr::new(canonical(address), port), bytes);
         }
         let from = self.source_address(address);
         match kernel.network.find(Protocol::Udp, address, port) {
@@ -535,10 +570,18 @@ impl Socket {
             if state.backlog.is_some() && how.read {
                 state.is_read_shut = true;
             } else if !state.has_been_connected {
+                // Linux shuts a TCP socket down all the same, for those who wait for it.
+                if self.family.is_inet() && self.is_connection_oriented() {
+                    state.is_read_shut |= how.read;
+                    state.is_write_shut |= how.write;
+                    drop(state);
+                    self.beacon.ring();
+                }
                 return Err(Errno::ENOTCONN);
             }
             state.is_read_shut |= how.read;
             state.is_write_shut |= how.write;
+            state.outward.shut_down(how);
             state.peer.clone()
         };
         self.beacon.ring();
@@ -569,7 +612,8 @@ impl Socket {
 
     /// What can be done now.
     pub fn readiness(&self) -> u32 {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.pump();
         let error = if state.error.is_some() || state.is_reset { readiness::ERROR } else { 0 };
         if let Some(backlog) = &state.backlog {
             return readiness::from(!backlog.waiting.is_empty() || state.is_read_shut, false) | error;
@@ -577,8 +621,12 @@ impl Socket {
         if !self.is_connection_oriented() {
             return readiness::from(!state.queue.is_empty() || state.is_read_shut, true) | error;
         }
+        if state.outward.is_opening() {
+            return 0;
+        }
         if !state.has_been_connected {
-            return readiness::from(false, true) | readiness::HANG_UP | error;
+            let read_hang_up = if state.is_read_shut { readiness::READ_HANG_UP } else { 0 };
+            return readiness::from(state.is_read_shut, true) | readiness::HANG_UP | read_hang_up | error;
         }
         let is_ended = state.is_read_shut || state.is_peer_write_shut;
         let is_readable = !state.queue.is_empty() || is_ended || state.error.is_some();
@@ -587,7 +635,10 @@ impl Socket {
         let hang_up = if is_ended { readiness::READ_HANG_UP } else { 0 };
         let is_dead = state.is_peer_write_shut && is_broken || state.is_read_shut && state.is_write_shut;
         let dead = if is_dead { readiness::HANG_UP } else { 0 };
-        let has_room_for_answers = !matches!(state.peer, Some(Peer::Service { .. })) || state.has_room_for_answers();
+        let has_room_for_answers = match &state.peer {
+            Some(Peer::Service { .. }) => state.has_room_for_answers(),
+            _ => state.outward.has_room(),
+        };
         drop(state);
         let has_room = is_broken || peer.map_or(has_room_for_answers, |peer| peer.has_room());
         readiness::from(is_readable, has_room) | error | hang_up | dead
@@ -599,7 +650,9 @@ impl Socket {
 
     /// Bytes that can be read (`FIONREAD`).
     pub fn readable_bytes(&self) -> usize {
-        self.state.lock().queue.length()
+        let mut state = self.state.lock();
+        state.pump();
+        state.queue.length()
     }
 
     /// Takes the pending error (`SO_ERROR`).
@@ -614,7 +667,15 @@ impl Socket {
 
     /// Sets an option that is a number.
     pub fn set_option(&self, level: i32, name: i32, value: i32) -> Result<(), Errno> {
-        self.state.lock().options.set(self.family, self.kind == Kind::Stream, level, name, value)
+        let mut state = self.state.lock();
+        state.options.set(self.family, self.kind == Kind::Stream, level, name, value)?;
+        state.outward.set_option(level, name, value);
+        Ok(())
+    }
+
+    /// Whether its receiver is told who has sent (`SO_PASSCRED`).
+    pub fn passes_credentials(&self) -> bool {
+        self.family == Family::Unix && self.state.lock().options.is_on(libc::SOL_SOCKET, libc::SO_PASSCRED)
     }
 
     /// Whether IPv4 does not reach it (`IPV6_V6ONLY`).
@@ -697,6 +758,12 @@ impl Drop for Socket {
                 }
             }
             Some(Peer::Service { port, connection, closed }) => closed.lock().push((port, connection)),
+            Some(Peer::Outside) => {
+                let is_lingering = state.linger[0] != 0 && state.linger[1] == 0;
+                if is_lingering || !state.queue.is_empty() {
+                    state.outward.break_off();
+                }
+            }
             _ => {}
         }
     }

@@ -294,6 +294,8 @@ fn restore_kernel(
     let mut clock = saved.clock.restore(machine.clone(), policy)?;
     let mut waits = Waits::default();
     let file_config = FileSystemConfig {
+        // What is shown in a guest with a way out belongs to that, which is the monitor's to give again.
+        texts: Vec::new(),
         mounts: config.mounts,
         root: config.root,
         vcpu_count: config.vcpu_count as u32,

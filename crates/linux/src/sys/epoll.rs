@@ -15,7 +15,7 @@ use crate::table::SystemCall;
 pub const CALLS: &[SystemCall] = &[
     entry(213, "epoll_create", epoll_create),
     entry(232, "epoll_wait", epoll_wait),
-    entry(233, "epoll_ctl", epoll_ctl),
+    entry(233, "epoll_ctl", epoll_ctl).supports("EPOLLEXCLUSIVE wakes everybody; at most 8 instances in one, 3 deep"),
     entry(281, "epoll_pwait", epoll_pwait),
     entry(291, "epoll_create1", epoll_create1),
     entry(441, "epoll_pwait2", epoll_pwait2),

@@ -7,14 +7,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::OpenFile;
-use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family};
+use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, is_local};
 use crate::net::netlink;
 use crate::net::queue::{FILES_MAX, Files, Message};
-use crate::net::{Kind, Socket};
+use crate::net::{Kind, Maker, Socket};
 use crate::outcome::{Stop, SysResult};
 use crate::sys::entry;
 use crate::sys::poll::timeout_spec;
-use crate::sys::socket::{bind_any, find_unix, read_address, write_address};
+use crate::sys::socket::{bind_any, find_unix, open_flow, read_address, write_address};
 use crate::sys::vector::{BYTES_MAX, Vector};
 use crate::table::SystemCall;
 
@@ -22,8 +22,9 @@ use crate::table::SystemCall;
 pub const CALLS: &[SystemCall] = &[
     entry(44, "sendto", sendto),
     entry(45, "recvfrom", recvfrom),
-    entry(46, "sendmsg", sendmsg),
-    entry(47, "recvmsg", recvmsg),
+    entry(46, "sendmsg", sendmsg)
+        .supports("SCM_RIGHTS and SCM_CREDENTIALS of Unix sockets; MSG_OOB is EOPNOTSUPP, other ancillary data EINVAL"),
+    entry(47, "recvmsg", recvmsg).supports("MSG_OOB is EINVAL, MSG_ERRQUEUE EAGAIN"),
     entry(299, "recvmmsg", recvmmsg),
     entry(307, "sendmmsg", sendmmsg),
 ];
@@ -34,6 +35,8 @@ const MESSAGES_MAX: usize = 1024;
 const CONTROL_BYTES_MAX: usize = 4096;
 /// Bytes of `struct cmsghdr`.
 const CONTROL_HEADER_BYTES: usize = 16;
+/// Bytes of `struct ucred`.
+const CREDENTIALS_BYTES: usize = 12;
 /// Bytes of `struct mmsghdr`.
 const MULTIPLE_BYTES: u64 = 64;
 
@@ -46,6 +49,9 @@ const RECEIVE_FLAGS: i32 = libc::MSG_DONTWAIT
     | libc::MSG_CMSG_CLOEXEC
     | libc::MSG_NOSIGNAL
     | libc::MSG_WAITFORONE;
+
+/// Where messages of sockets without a name come from: programs get no address.
+const UNNAMED: Address = Address::Unix(UnixName::Unnamed);
 
 /// `struct msghdr` (`struct user_msghdr` of the kernel).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -70,7 +76,7 @@ fn send(
     file: &Arc<OpenFile>,
     bytes: &[u8],
     address: Option<Address>,
-    files: Vec<Arc<OpenFile>>,
+    control: Control,
     flags: i32,
 ) -> Result<usize, Stop> {
     let socket = file.socket()?;
@@ -81,19 +87,26 @@ fn send(
         return Err(Errno::EINVAL.into());
     }
     let is_nonblocking = file.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
-    let files = Files::new(files, call.kernel.network.in_flight())?;
+    let sender = control.sender.unwrap_or_else(|| own_sender(call));
+    let files = Files::new(control.files, call.kernel.network.in_flight())?.sent_by(sender);
     if socket.family() == Family::Netlink {
         return Ok(ask_kernel(socket, bytes, call.pid)?);
     }
     if socket.kind() == Kind::Datagram {
         bind_any(call, socket)?;
     }
+    let remote = if socket.is_connection_oriented() { None } else { address.clone().or(socket.remote().ok()) };
+    if let Some(Address::Inet(address, port)) = remote
+        && !is_local(address)
+    {
+        open_flow(call, socket, address, port)?;
+    }
     let result = match address {
         Some(Address::Inet(address, port)) if socket.kind() == Kind::Datagram => {
             socket.send_to_inet(call.kernel, address, port, bytes)
         }
         Some(Address::Unix(name)) if socket.kind() == Kind::Datagram => {
-            let receiver = find_unix(call, &name)?;
+            let receiver = find_unix(call, Kind::Datagram, &name)?;
             if receiver.kind() != Kind::Datagram {
                 return Err(Errno::EPROTOTYPE.into());
             }
@@ -108,6 +121,13 @@ fn send(
         call.signal_broken_pipe(&result);
     }
     call.or_wait(file, result, is_nonblocking, socket.send_timeout_ns())
+}
+
+/// Who the caller is.
+fn own_sender(call: &mut Call<'_>) -> Maker {
+    let pid = call.pid;
+    let credentials = &call.process().credentials;
+    Maker { pid, uid: credentials.uid_effective, gid: credentials.gid_effective }
 }
 
 /// Sends a netlink message: the answers wait in the socket's own queue at once.
@@ -131,14 +151,20 @@ fn sendto(call: &mut Call<'_>) -> SysResult {
     };
     let bytes = Vector::one(call.args[1], call.args[2], BYTES_MAX).gather(call)?;
     let flags = call.int(3);
-    Ok(send(call, &file, &bytes, address, Vec::new(), flags)? as u64)
+    Ok(send(call, &file, &bytes, address, Control::default(), flags)? as u64)
 }
 
-/// The files named by the ancillary data of a message.
-fn read_control(call: &mut Call<'_>, header: &Header) -> Result<Vec<Arc<OpenFile>>, Errno> {
-    let mut files = Vec::new();
+/// What the ancillary data of a message says: the files that it sends, and who says that it is the sender.
+#[derive(Debug, Default)]
+struct Control {
+    files: Vec<Arc<OpenFile>>,
+    sender: Option<Maker>,
+}
+
+fn read_control(call: &mut Call<'_>, header: &Header) -> Result<Control, Errno> {
+    let mut read = Control::default();
     if header.control == 0 || header.control_length == 0 {
-        return Ok(files);
+        return Ok(read);
     }
     let length = usize::try_from(header.control_length).ok().filter(|length| *length <= CONTROL_BYTES_MAX);
     let control = call.read_bytes(header.control, length.ok_or(Errno::ENOBUFS)?)?;
@@ -148,20 +174,33 @@ fn read_control(call: &mut Call<'_>, header: &Header) -> Result<Vec<Arc<OpenFile
         if length < CONTROL_HEADER_BYTES || length > rest.len() {
             return Err(Errno::EINVAL);
         }
+        let content = &rest[CONTROL_HEADER_BYTES..length];
         match (level, kind) {
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                for fd in rest[CONTROL_HEADER_BYTES..length].chunks_exact(4) {
+                for fd in content.chunks_exact(4) {
                     let fd = i32::from_ne_bytes(fd.try_into().map_err(|_| Errno::EINVAL)?);
-                    files.push(call.file_of(fd)?);
+                    read.files.push(call.file_of(fd)?);
                 }
             }
-            // A program may say who it is; we do not pass that on.
-            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {}
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => read.sender = Some(claimed_sender(call, content)?),
             _ => return Err(Errno::EINVAL),
         }
         rest = &rest[length.next_multiple_of(8).min(rest.len())..];
     }
-    if files.len() > FILES_MAX { Err(Errno::EINVAL) } else { Ok(files) }
+    if read.files.len() > FILES_MAX { Err(Errno::EINVAL) } else { Ok(read) }
+}
+
+/// Who a program says it is: only root may say something else than the truth.
+fn claimed_sender(call: &mut Call<'_>, content: &[u8]) -> Result<Maker, Errno> {
+    let content: [u8; CREDENTIALS_BYTES] = content.try_into().map_err(|_| Errno::EINVAL)?;
+    let word = |at: usize| u32::from_ne_bytes([content[at], content[at + 1], content[at + 2], content[at + 3]]);
+    let claimed = Maker { pid: word(0), uid: word(4), gid: word(8) };
+    let pid = call.pid;
+    let own = &call.process().credentials;
+    let is_true = claimed.pid == pid
+        && [own.uid, own.uid_effective, own.uid_saved].contains(&claimed.uid)
+        && [own.gid, own.gid_effective, own.gid_saved].contains(&claimed.gid);
+    if is_true || own.uid_effective == 0 { Ok(claimed) } else { Err(Errno::EPERM) }
 }
 
 fn control_header(bytes: &[u8]) -> (usize, i32, i32) {
@@ -179,12 +218,12 @@ fn send_message(call: &mut Call<'_>, file: &Arc<OpenFile>, header_at: u64, flags
         at => Some(read_address(call, socket.family(), at, header.name_length.into())?),
     };
     let vector = Vector::read(call, header.parts, header.part_count, BYTES_MAX)?;
-    let files = read_control(call, &header)?;
-    if !files.is_empty() && socket.family() != Family::Unix {
+    let control = read_control(call, &header)?;
+    if !control.files.is_empty() && socket.family() != Family::Unix {
         return Err(Errno::EINVAL.into());
     }
     let bytes = vector.gather(call)?;
-    send(call, file, &bytes, address, files, flags)
+    send(call, file, &bytes, address, control, flags)
 }
 
 fn sendmsg(call: &mut Call<'_>) -> SysResult {
@@ -248,7 +287,7 @@ fn recvfrom(call: &mut Call<'_>) -> SysResult {
     vector.scatter(call, 0, &message.bytes)?;
     let socket = file.socket()?;
     if call.args[4] != 0 {
-        match &message.from {
+        match message.from.as_ref().filter(|from| **from != UNNAMED) {
             Some(from) => write_address(call, socket.family(), from, call.args[4], call.args[5])?,
             None if call.args[5] != 0 => call.write(call.args[5], &0_u32)?,
             None => {}
@@ -263,32 +302,52 @@ fn received_length(socket: &Socket, message: &Message, flags: i32) -> u64 {
     (if is_full { message.full_length } else { message.bytes.len() }) as u64
 }
 
-/// Gives the program the files of a message; the bytes of ancillary data that it got, and whether some did not fit.
-fn write_control(call: &mut Call<'_>, header: &Header, message: &Message, flags: i32) -> Result<(u64, bool), Errno> {
-    if message.files.is_empty() {
-        return Ok((0, false));
-    }
-    let room = usize::try_from(header.control_length).unwrap_or(usize::MAX);
-    let fitting = room.saturating_sub(CONTROL_HEADER_BYTES) / 4;
-    let mut descriptors = Vec::new();
-    for file in message.files.iter().take(fitting) {
-        match call.install(file.clone(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
-            Ok(fd) => descriptors.push(fd),
-            Err(_) => break,
+/// Gives the program who has sent a message, if it wants to know, and its files; the bytes of ancillary data that it got, and
+/// whether some did not fit.
+fn write_control(
+    call: &mut Call<'_>,
+    socket: &Socket,
+    header: &Header,
+    message: &Message,
+    flags: i32,
+) -> Result<(u64, bool), Errno> {
+    let room = if header.control == 0 { 0 } else { usize::try_from(header.control_length).unwrap_or(usize::MAX) };
+    let (mut control, mut is_cut) = (Vec::new(), false);
+    if socket.passes_credentials() {
+        let Maker { pid, uid, gid } = message.sender;
+        let content: Vec<u8> = [pid, uid, gid].iter().flat_map(|id| id.to_ne_bytes()).collect();
+        if room >= CONTROL_HEADER_BYTES + content.len() {
+            push_control(&mut control, libc::SCM_CREDENTIALS, &content, room);
+        } else {
+            is_cut = true;
         }
     }
-    let is_cut = descriptors.len() < message.files.len();
-    if descriptors.is_empty() {
-        return Ok((0, is_cut));
+    if !message.files.is_empty() {
+        let fitting = room.saturating_sub(control.len() + CONTROL_HEADER_BYTES) / 4;
+        let mut descriptors = Vec::new();
+        for file in message.files.iter().take(fitting) {
+            match call.install(file.clone(), flags & libc::MSG_CMSG_CLOEXEC != 0) {
+                Ok(fd) => descriptors.push(fd),
+                Err(_) => break,
+            }
+        }
+        is_cut |= descriptors.len() < message.files.len();
+        if !descriptors.is_empty() {
+            let content: Vec<u8> = descriptors.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
+            push_control(&mut control, libc::SCM_RIGHTS, &content, room);
+        }
     }
-    let length = CONTROL_HEADER_BYTES + descriptors.len() * 4;
-    let mut control = (length as u64).to_ne_bytes().to_vec();
-    control.extend_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-    control.extend_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
-    control.extend(descriptors.iter().flat_map(|fd| fd.to_ne_bytes()));
-    control.resize(length.next_multiple_of(8).min(room), 0);
     call.write_bytes(header.control, &control)?;
     Ok((control.len() as u64, is_cut))
+}
+
+/// Adds a `struct cmsghdr` and its content, with as much padding as there is room for.
+fn push_control(control: &mut Vec<u8>, kind: i32, content: &[u8], room: usize) {
+    control.extend_from_slice(&((CONTROL_HEADER_BYTES + content.len()) as u64).to_ne_bytes());
+    control.extend_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+    control.extend_from_slice(&kind.to_ne_bytes());
+    control.extend_from_slice(content);
+    control.resize(control.len().next_multiple_of(8).min(room), 0);
 }
 
 fn receive_message(
@@ -304,12 +363,16 @@ fn receive_message(
     vector.scatter(call, 0, &message.bytes)?;
     let socket = file.socket()?;
     if header.name != 0 {
-        let address = message.from.as_ref().map_or_else(Vec::new, |from| from.encode(socket.family()));
+        let address = message
+            .from
+            .as_ref()
+            .filter(|from| **from != UNNAMED)
+            .map_or_else(Vec::new, |from| from.encode(socket.family()));
         let room = (header.name_length as usize).min(ADDRESS_BYTES_MAX);
         call.write_bytes(header.name, &address[..room.min(address.len())])?;
         header.name_length = address.len() as u32;
     }
-    let (control_length, is_cut) = write_control(call, &header, &message, flags)?;
+    let (control_length, is_cut) = write_control(call, socket, &header, &message, flags)?;
     header.control_length = control_length;
     header.flags = 0;
     if message.full_length > message.bytes.len() && socket.kind() != Kind::Stream {

@@ -7,6 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::call::Call;
 use crate::clock::SECOND_NS;
 use crate::errno::Errno;
+use crate::file::epoll::Findings;
 use crate::file::{DESCRIPTORS_MAX, readiness};
 use crate::outcome::{Stop, SysResult, Wait, WaitKey};
 use crate::signal::SignalSet;
@@ -78,7 +79,7 @@ fn block(call: &Call<'_>, keys: BTreeSet<WaitKey>, timeout_ns: Option<u64>) -> S
 fn poll_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     let count = usize::try_from(call.args[1]).ok().filter(|count| *count <= DESCRIPTORS_MAX).ok_or(Errno::EINVAL)?;
     let mut entries = call.read_bytes(call.args[0], count * size_of::<PollFd>())?;
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut findings) = (BTreeSet::new(), Findings::default());
     let mut ready_count = 0;
     for bytes in entries.chunks_exact_mut(size_of::<PollFd>()) {
         let mut entry = PollFd::read_from_bytes(bytes).map_err(|_| Errno::EFAULT)?;
@@ -90,7 +91,7 @@ fn poll_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
                 Ok(file) => {
                     let wanted = u32::from(entry.events) | readiness::ERROR | readiness::HANG_UP;
                     file.wait_keys(call.kernel, &mut keys);
-                    (file.readiness(call.kernel) & wanted) as u16
+                    (file.readiness_with(call.kernel, &mut findings) & wanted) as u16
                 }
             };
         }
@@ -124,7 +125,7 @@ fn select_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
         *set = if address == 0 { vec![0; length] } else { call.read_bytes(address, length)? };
     }
     let mut found: [Vec<u8>; 3] = std::array::from_fn(|_| vec![0; length]);
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut findings) = (BTreeSet::new(), Findings::default());
     let mut ready_count = 0;
     for fd in 0..count {
         let (byte, bit) = (fd / 8, 1_u8 << (fd % 8));
@@ -132,7 +133,7 @@ fn select_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
             continue;
         }
         let file = call.file_of(fd as i32)?;
-        let ready = file.readiness(call.kernel);
+        let ready = file.readiness_with(call.kernel, &mut findings);
         file.wait_keys(call.kernel, &mut keys);
         for ((wanted, found), events) in wanted.iter().zip(&mut found).zip([READ_SET, WRITE_SET, EXCEPTION_SET]) {
             if wanted[byte] & bit != 0 && ready & events != 0 {

@@ -1,6 +1,6 @@
 //! Sockets but for their messages: `socket(2)`, `bind(2)`, `connect(2)`, `accept(2)`, `getsockopt(2)` and so on.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::call::Call;
@@ -11,25 +11,26 @@ use crate::fs::Node;
 use crate::fs::change::{self, Made};
 use crate::fs::tmp::Content;
 use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, canonical, is_local};
+use crate::net::egress::Opening;
 use crate::net::options::{RECEIVE_TIMEOUTS, SEND_TIMEOUTS};
-use crate::net::{Kind, Maker, Peer, Shutdown, Socket};
-use crate::outcome::SysResult;
+use crate::net::{Kind, Maker, Peer, Shutdown, Socket, own_address};
+use crate::outcome::{Stop, SysResult, Wait, WaitKey};
 use crate::sys::entry;
 use crate::sys::pipe::install_pair;
 use crate::table::SystemCall;
 
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(41, "socket", socket),
-    entry(42, "connect", connect),
+    entry(41, "socket", socket).supports("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK for NETLINK_ROUTE; other families are EAFNOSUPPORT, SOCK_RAW is EPERM"),
+    entry(42, "connect", connect).supports("loopback, services of the monitor, and through egress what its policy allows; other addresses are EACCES, ENETUNREACH without egress"),
     entry(43, "accept", accept),
     entry(48, "shutdown", shutdown),
-    entry(49, "bind", bind),
+    entry(49, "bind", bind).supports("loopback and unspecified addresses, paths, abstract names; other addresses are EADDRNOTAVAIL"),
     entry(50, "listen", listen),
     entry(51, "getsockname", getsockname),
     entry(52, "getpeername", getpeername),
     entry(53, "socketpair", socketpair),
-    entry(54, "setsockopt", setsockopt),
+    entry(54, "setsockopt", setsockopt).supports("options of the tables in net/options.rs; multicast membership and others are ENOPROTOOPT"),
     entry(55, "getsockopt", getsockopt),
     entry(288, "accept4", accept4),
 ];
@@ -107,9 +108,6 @@ pub(super) fn write_address(
     at: u64,
     length_at: u64,
 ) -> Result<(), Errno> {
-    if at == 0 {
-        return Ok(());
-    }
     let room = usize::try_from(call.read::<i32>(length_at)?).map_err(|_| Errno::EINVAL)?;
     let bytes = address.encode(family);
     call.write_bytes(at, &bytes[..room.min(bytes.len())])?;
@@ -126,7 +124,12 @@ fn bind(call: &mut Call<'_>) -> SysResult {
         address => address,
     };
     if socket.is_bound() {
-        return Err(Errno::EINVAL.into());
+        // A name that exists is noticed first.
+        let is_taken = match &address {
+            Address::Unix(UnixName::Path(path)) => call.locate(libc::AT_FDCWD, path, 0).is_ok(),
+            _ => false,
+        };
+        return Err(if is_taken { Errno::EADDRINUSE } else { Errno::EINVAL }.into());
     }
     let bound = match address {
         Address::Inet(address, port) => Address::Inet(address, call.kernel.network.bind(socket, address, port)?),
@@ -185,11 +188,11 @@ fn listen(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-/// The Unix socket that has a name.
-pub(super) fn find_unix(call: &mut Call<'_>, name: &UnixName) -> Result<Arc<Socket>, Errno> {
+/// The Unix socket that has a name; one of another kind may be found by its path.
+pub(super) fn find_unix(call: &mut Call<'_>, kind: Kind, name: &UnixName) -> Result<Arc<Socket>, Errno> {
     match name {
         UnixName::Unnamed => Err(Errno::EINVAL),
-        UnixName::Abstract(name) => call.kernel.network.find_abstract(name).ok_or(Errno::ECONNREFUSED),
+        UnixName::Abstract(name) => call.kernel.network.find_abstract(kind, name).ok_or(Errno::ECONNREFUSED),
         UnixName::Path(path) => {
             let location = call.locate(libc::AT_FDCWD, path, 0)?;
             let Node::Tmp(inode) = &location.node else { return Err(Errno::ECONNREFUSED) };
@@ -210,6 +213,9 @@ fn connect(call: &mut Call<'_>) -> SysResult {
         associate(call, socket, address)?;
         return Ok(0);
     }
+    if socket.is_opening() {
+        return wait_for_opening(call, &file, socket);
+    }
     if let Some(error) = socket.take_error() {
         return Err(error.into());
     }
@@ -218,7 +224,23 @@ fn connect(call: &mut Call<'_>) -> SysResult {
         return if was_connecting { Ok(0) } else { Err(Errno::EISCONN.into()) };
     }
     if socket.is_listening() {
-        return Err(Errno::EINVAL.into());
+        return Err(if socket.family().is_inet() { Errno::EISCONN } else { Errno::EINVAL }.into());
+    }
+    if let Address::Inet(address, port) = address
+        && !is_local(address)
+        && call.kernel.network.has_egress()
+    {
+        bind_any(call, socket)?;
+        return match call.kernel.network.open(socket, SocketAddr::new(canonical(address), port)) {
+            Opening::Failed(errno) => Err(errno.into()),
+            Opening::Done | Opening::UnderWay => {
+                socket.set_connecting(None);
+                if file.is_nonblocking() {
+                    return Err(Errno::EINPROGRESS.into());
+                }
+                wait_for_opening(call, &file, socket)
+            }
+        };
     }
     // As on Linux, where even the loopback network takes a moment: programs count on it.
     let is_inet = socket.family().is_inet();
@@ -246,6 +268,37 @@ fn connect(call: &mut Call<'_>) -> SysResult {
     }
 }
 
+/// Waits until a connection to the outside is made or refused; the call then looks at what it has come to.
+fn wait_for_opening(call: &mut Call<'_>, file: &OpenFile, socket: &Socket) -> SysResult {
+    if file.is_nonblocking() {
+        return Err(Errno::EALREADY.into());
+    }
+    match call.or_wait(file, Err(Errno::EAGAIN), false, socket.send_timeout_ns()) {
+        Err(Stop::Errno(Errno::EAGAIN)) => Err(Errno::EINPROGRESS.into()),
+        result => result,
+    }
+}
+
+/// Sees to it that a datagram socket can send to an address outside. The call waits for that even if it does not wait
+/// otherwise: on Linux, where nobody has to be asked, it would take no time.
+pub(super) fn open_flow(
+    call: &mut Call<'_>,
+    socket: &Arc<Socket>,
+    address: IpAddr,
+    port: u16,
+) -> Result<SocketAddr, Stop> {
+    let target = SocketAddr::new(canonical(address), port);
+    if !call.kernel.network.has_egress() {
+        return Err(Errno::ENETUNREACH.into());
+    }
+    match call.kernel.network.open(socket, target) {
+        Opening::Done => Ok(target),
+        Opening::Failed(errno) => Err(errno.into()),
+        Opening::UnderWay if call.is_interrupted() => Err(Errno::EINTR.into()),
+        Opening::UnderWay => Err(Stop::Block(Wait::on(WaitKey::Object(socket.beacon().object())))),
+    }
+}
+
 /// Why a connection was not made; with the listening socket if its backlog was full.
 type ConnectError = (Errno, Option<Arc<Socket>>);
 
@@ -256,7 +309,7 @@ impl From<Errno> for ConnectError {
 }
 
 fn connect_unix(call: &mut Call<'_>, socket: &Arc<Socket>, name: UnixName) -> Result<(), ConnectError> {
-    let listener = find_unix(call, &name)?;
+    let listener = find_unix(call, socket.kind(), &name)?;
     if listener.kind() != socket.kind() {
         return Err(Errno::EPROTOTYPE.into());
     }
@@ -290,19 +343,28 @@ fn connect_tcp(call: &mut Call<'_>, socket: &Arc<Socket>, address: IpAddr, port:
 }
 
 /// `connect(2)` of a datagram socket: what it sends to, and hears from, by itself.
-fn associate(call: &mut Call<'_>, socket: &Arc<Socket>, address: Address) -> Result<(), Errno> {
+fn associate(call: &mut Call<'_>, socket: &Arc<Socket>, address: Address) -> Result<(), Stop> {
     match address {
         Address::None => socket.associate(None, None),
         // The kernel is the only one there to talk to.
         Address::Netlink(_) => {}
         Address::Unix(name) => {
-            let peer = find_unix(call, &name)?;
+            let peer = find_unix(call, Kind::Datagram, &name)?;
             if peer.kind() != Kind::Datagram {
-                return Err(Errno::EPROTOTYPE);
+                return Err(Errno::EPROTOTYPE.into());
             }
             socket.associate(Some(Address::Unix(name)), Some(Peer::Socket(Arc::downgrade(&peer))));
         }
-        Address::Inet(address, _) if !is_local(address) => return Err(Errno::ENETUNREACH),
+        Address::Inet(address, port) if !is_local(address) => {
+            bind_any(call, socket)?;
+            open_flow(call, socket, address, port)?;
+            if let Address::Inet(own, own_port) = socket.local()
+                && own.is_unspecified()
+            {
+                socket.set_local(own_address(address, own_port));
+            }
+            socket.associate(Some(Address::Inet(address, port)), None);
+        }
         Address::Inet(address, port) => {
             bind_any(call, socket)?;
             if let Address::Inet(own, own_port) = socket.local()
@@ -336,7 +398,9 @@ fn accept_connection(call: &mut Call<'_>, flags: i32) -> SysResult {
     let remote = accepted.remote()?;
     let family = accepted.family();
     let fd = call.install(open_socket(accepted, flags), flags & libc::SOCK_CLOEXEC != 0)?;
-    if let Err(errno) = write_address(call, family, &remote, call.args[1], call.args[2]) {
+    if call.args[1] != 0
+        && let Err(errno) = write_address(call, family, &remote, call.args[1], call.args[2])
+    {
         call.process().files.remove(fd)?;
         return Err(errno.into());
     }
@@ -418,6 +482,7 @@ fn setsockopt(call: &mut Call<'_>) -> SysResult {
         _ => {
             let value = match length {
                 0 => return Err(Errno::EINVAL.into()),
+                1..4 if level != libc::IPPROTO_IP => return Err(Errno::EINVAL.into()),
                 1..4 => i32::from(call.read::<u8>(at)?),
                 _ => call.read::<i32>(at)?,
             };

@@ -115,6 +115,7 @@ pub(crate) fn configuration(
     let frames = (shape.memory_mib + TMP_MIB + 4) * 256;
     let config = GuestConfig {
         memory_mib: shape.memory_mib,
+        way_out: None,
         tmp_mib: TMP_MIB,
         mounts: vec![("/".to_owned(), directory(Path::new("/"))), (FOLDER.to_owned(), directory(programs))],
         root: shape.root,

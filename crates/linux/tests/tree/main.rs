@@ -38,6 +38,7 @@ fn directory(path: &Path) -> OwnedFd {
 /// Works on the kernel of a guest with these mounts and one process, which runs nothing.
 fn with_kernel<T>(mounts: &[(&str, &Path)], work: impl FnOnce(&mut Kernel) -> T) -> T {
     let config = GuestConfig {
+        way_out: None,
         memory_mib: 16,
         tmp_mib: TMP_MIB,
         mounts: mounts.iter().map(|(at, path)| ((*at).to_owned(), directory(path))).collect(),

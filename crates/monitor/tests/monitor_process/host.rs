@@ -66,8 +66,10 @@ impl Zygote {
         self.environments += 1;
         let environment_id = self.environments;
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let descriptors = [theirs.as_fd()];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        // Nothing is sent on the second socket: these environments have no way out.
+        let (_, unused) = UnixStream::pair().unwrap();
+        let descriptors = [theirs.as_fd(), unused.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
         let bytes = encode(&ToZygote::Fork { environment_id });
@@ -196,6 +198,7 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         tmp_mib: 512,
         host_name: "guest".into(),
         vcpu_count: 1,
+        has_egress: false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
-use calypte_monitor::run::{Program, RunConfig, run_program};
+use calypte_monitor::run::{AttendantCommand, Program, RunConfig, run_program};
 use calypte_wire::monitor::Platform;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -38,7 +38,11 @@ pub(crate) fn child(arguments: &[String]) -> ExitCode {
     };
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
     let jail_policy = calypte_jail::Policy::BestEffort;
-    match run_program(RunConfig { program, timeout, has_profile: false, jail_policy }) {
+    // Nothing that these programs do needs one.
+    let attendant = AttendantCommand { program: "/".into(), arguments: Vec::new(), egress_arguments: None };
+    let publications = Vec::new();
+    let config = RunConfig { program, timeout, has_profile: false, jail_policy, attendant, publications };
+    match run_program(config) {
         Ok(status) => ExitCode::from(status.code()),
         Err(error) => {
             eprintln!("{error}");

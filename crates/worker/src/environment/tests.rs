@@ -128,7 +128,8 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
         client_context: None,
         trace_id: None,
     };
-    let environment = Environment::new(EnvironmentId(1), spec, Platform::Kvm, ours, receiver, notify, transcript);
+    let offer = Offer { platform: Platform::Kvm, has_egress: false };
+    let environment = Environment::new(EnvironmentId(1), spec, offer, ours, receiver, notify, transcript);
     let run = environment.run(Job { request, reply }, Instant::now(), HANG, None);
     let sending = async move {
         for part in sent.chunks(step) {

@@ -71,7 +71,7 @@ fn answer(socket: &OwnedFd, message: &FromZygote) {
 }
 
 fn receive(socket: &OwnedFd) -> Option<(ToZygote, OwnedFd)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let mut parts = [IoSliceMut::new(&mut bytes)];

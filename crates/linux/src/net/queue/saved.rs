@@ -16,7 +16,8 @@ pub(crate) enum SavedQueue {
 
 impl Files {
     fn save(&self, saver: &mut Saver<'_>) -> Vec<u32> {
-        let Self { files, count: _ } = self;
+        // Who has sent a message is not known after a restore: its sender may be gone.
+        let Self { files, count: _, sender: _ } = self;
         files.iter().map(|file| saver.file(file)).collect()
     }
 
@@ -31,7 +32,7 @@ impl Files {
 impl Queue {
     pub(crate) fn save(&self, saver: &mut Saver<'_>) -> SavedQueue {
         match self {
-            Queue::Stream(Stream { buffer, taken, pushed, files }) => SavedQueue::Stream {
+            Queue::Stream(Stream { buffer, taken, pushed, files, sender: _ }) => SavedQueue::Stream {
                 bytes: ByteBuf::from(buffer.peek(usize::MAX)),
                 capacity: buffer.capacity() as u64,
                 taken: *taken,

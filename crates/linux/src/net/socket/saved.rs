@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{BACKLOG_MAX, Backlog, Kind, Maker, Peer, SOCKET_BYTES, Socket, State};
+use super::{BACKLOG_MAX, Backlog, Kind, Maker, Peer, SOCKET_BYTES, Socket, State, outward::Outward};
 use crate::errno::Errno;
 use crate::net::address::{Address, Family};
 use crate::net::options::Options;
@@ -64,6 +64,8 @@ impl Peer {
             Peer::Service { port, connection, closed: _ } => {
                 SavedPeer::Service { port: *port, connection: *connection }
             }
+            // Nobody is there after a restore.
+            Peer::Outside => SavedPeer::Socket(None),
         }
     }
 }
@@ -103,7 +105,10 @@ impl Socket {
             is_reset,
             linger,
             is_connecting,
+            outward,
         } = &*state.lock();
+        // A connection to the outside cannot be saved: the program reads that it was reset.
+        let is_cut = outward.is_opening() || matches!(peer, Some(Peer::Outside));
         let links = SavedLinks {
             peer: peer.as_ref().map(|peer| peer.save(saver)),
             backlog: backlog.as_ref().map(|Backlog { waiting, limit }| {
@@ -119,7 +124,7 @@ impl Socket {
             local: local.clone(),
             remote: remote.clone(),
             peer_maker: *peer_maker,
-            error: *error,
+            error: if is_cut { Some(Errno::ECONNRESET) } else { *error },
             options: options.clone(),
             receive_timeout_ns: *receive_timeout_ns,
             send_timeout_ns: *send_timeout_ns,
@@ -127,9 +132,9 @@ impl Socket {
             has_been_connected: *has_been_connected,
             is_read_shut: *is_read_shut,
             is_write_shut: *is_write_shut,
-            is_peer_write_shut: *is_peer_write_shut,
-            is_peer_read_shut: *is_peer_read_shut,
-            is_reset: *is_reset,
+            is_peer_write_shut: *is_peer_write_shut || is_cut,
+            is_peer_read_shut: *is_peer_read_shut || is_cut,
+            is_reset: *is_reset || is_cut,
             linger: *linger,
             is_connecting: *is_connecting,
             links,
@@ -184,6 +189,7 @@ impl SavedSocket {
             is_reset,
             linger,
             is_connecting,
+            outward: Outward::default(),
         };
         let beacon = beacon.restore(restorer)?;
         let memory = budget.take(SOCKET_BYTES);

@@ -1,0 +1,281 @@
+//! The process: one thread that serves the worker and every environment.
+//!
+//! An environment has a task that reads its questions, and one for each question that waits for somebody else. It ends with
+//! its socket. The process ends with the worker's.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use calypte_wire::egress::{Answer, Counts, FromEgress, QUESTION_BYTES_MAX, Question, ToEgress, Transport, decode};
+use calypte_wire::zygote::encode;
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::limit::{ACCOUNT, ENVIRONMENT, Meter};
+use crate::names::{Names, NamesError};
+use crate::packet::PacketSocket;
+use crate::policy::{Allowance, EnvironmentId, Policy};
+
+/// How long the other side of a connection may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a question about a name may take in all.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines about refused connections of one environment, in one second; more are counted.
+const LINES_PER_SECOND: u32 = 50;
+
+/// What is configured.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Ranges that are allowed besides public addresses.
+    pub allowed: Vec<Allowance>,
+    /// Name servers; those of the host if there are none.
+    pub name_servers: Vec<SocketAddr>,
+}
+
+/// Why egress cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The host refused something.
+    #[error("egress could not {operation}")]
+    Host {
+        /// What was attempted.
+        operation: &'static str,
+        /// The host's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no resolver.
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    /// The worker sent what is no message.
+    #[error("the worker sent something that is not a message to egress")]
+    Message(#[from] calypte_wire::frame::FrameError),
+}
+
+fn refused(operation: &'static str) -> impl Fn(io::Error) -> EgressError {
+    move |source| EgressError::Host { operation, source }
+}
+
+/// What all environments share.
+struct Shared {
+    policy: Policy,
+    names: Names,
+    worker: PacketSocket,
+    accounts: RefCell<BTreeMap<String, Rc<RefCell<Meter>>>>,
+}
+
+/// Runs egress on its socket to the worker until that closes.
+pub fn serve(socket: OwnedFd, config: Config) -> Result<(), EgressError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(refused("start"))?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let worker = PacketSocket::new(socket).map_err(refused("use its socket"))?;
+        let (policy, names) = (Policy::new(config.allowed), Names::new(&config.name_servers)?);
+        let shared = Rc::new(Shared { policy, names, worker, accounts: RefCell::default() });
+        serve_worker(&shared).await
+    })
+}
+
+async fn serve_worker(shared: &Rc<Shared>) -> Result<(), EgressError> {
+    let mut buffer = vec![0; QUESTION_BYTES_MAX];
+    loop {
+        let received = shared.worker.receive(&mut buffer).await.map_err(refused("receive from the worker"))?;
+        let Some((length, descriptor)) = received else { return Ok(()) };
+        let ToEgress::Register { environment_id, account } = decode(&buffer[..length], QUESTION_BYTES_MAX)?;
+        let Some(socket) = descriptor.and_then(|descriptor| PacketSocket::new(descriptor).ok()) else {
+            tracing::error!(environment = environment_id, "the worker registered an environment without a socket");
+            continue;
+        };
+        let environment = Environment::new(environment_id, &account, socket, shared);
+        tokio::task::spawn_local(environment.run());
+    }
+}
+
+/// One environment.
+struct Environment {
+    id: EnvironmentId,
+    account: String,
+    socket: PacketSocket,
+    shared: Rc<Shared>,
+    meter: RefCell<Meter>,
+    account_meter: Rc<RefCell<Meter>>,
+    counts: Cell<Counts>,
+    outstanding: RefCell<BTreeMap<u64, JoinHandle<()>>>,
+    lines: Cell<(Instant, u32)>,
+}
+
+impl Environment {
+    fn new(id: u64, account: &str, socket: PacketSocket, shared: &Rc<Shared>) -> Rc<Self> {
+        let now = Instant::now();
+        let mut accounts = shared.accounts.borrow_mut();
+        // Accounts without an environment need not be remembered.
+        accounts.retain(|_, meter| Rc::strong_count(meter) > 1);
+        let account_meter =
+            accounts.entry(account.to_owned()).or_insert_with(|| Rc::new(RefCell::new(Meter::new(ACCOUNT, now))));
+        Rc::new(Self {
+            id: EnvironmentId(id),
+            account: account.to_owned(),
+            socket,
+            account_meter: account_meter.clone(),
+            meter: RefCell::new(Meter::new(ENVIRONMENT, now)),
+            shared: shared.clone(),
+            counts: Cell::default(),
+            outstanding: RefCell::default(),
+            lines: Cell::new((now, 0)),
+        })
+    }
+
+    async fn run(self: Rc<Self>) {
+        let mut buffer = vec![0; QUESTION_BYTES_MAX];
+        loop {
+            match self.socket.receive(&mut buffer).await {
+                Ok(Some((length, _))) => match decode(&buffer[..length], QUESTION_BYTES_MAX) {
+                    Ok(question) => self.serve(question).await,
+                    Err(error) => {
+                        tracing::error!(environment = self.id.0, %error, "a monitor sent egress what is no question");
+                        break;
+                    }
+                },
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(environment = self.id.0, %error, "the socket of an environment failed");
+                    break;
+                }
+            }
+        }
+        for task in std::mem::take(&mut *self.outstanding.borrow_mut()).into_values() {
+            task.abort();
+        }
+        let ended = FromEgress::Ended { environment_id: self.id.0, counts: self.counts.get() };
+        if let Err(error) = self.shared.worker.send(&encode(&ended), None).await {
+            tracing::debug!(%error, "the worker is not told of an environment's end");
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, question: Question) {
+        let request = match question {
+            Question::Connect { request, .. } | Question::Resolve { request, .. } => request,
+            Question::Cancel { request } => {
+                if let Some(task) = self.outstanding.borrow_mut().remove(&request) {
+                    task.abort();
+                    self.end();
+                }
+                return;
+            }
+        };
+        if self.outstanding.borrow().contains_key(&request) || !self.begin() {
+            self.count(|counts| counts.limited += 1);
+            let (account, environment) = (&self.account, self.id.0);
+            if self.may_log() {
+                tracing::warn!(environment, account, "a request of an environment is over the limit of its rate");
+            }
+            return self.answer(&Answer::Refused { request, errno: Errno::NOBUFS.raw_os_error() }, None).await;
+        }
+        let (environment, inner) = (self.clone(), self.clone());
+        let task = tokio::task::spawn_local(async move {
+            match question {
+                Question::Connect { transport, target, .. } => environment.connect(request, transport, target).await,
+                Question::Resolve { query, .. } => environment.resolve(request, &query).await,
+                Question::Cancel { .. } => {}
+            }
+            if environment.outstanding.borrow_mut().remove(&request).is_some() {
+                environment.end();
+            }
+        });
+        inner.outstanding.borrow_mut().insert(request, task);
+    }
+
+    fn begin(&self) -> bool {
+        let now = Instant::now();
+        let (mut own, mut account) = (self.meter.borrow_mut(), self.account_meter.borrow_mut());
+        let has_room = own.has_room(now) && account.has_room(now);
+        if has_room {
+            own.begin();
+            account.begin();
+        }
+        has_room
+    }
+
+    fn end(&self) {
+        self.meter.borrow_mut().end();
+        self.account_meter.borrow_mut().end();
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+
+    /// Whether one more line may be logged for this environment in this second.
+    fn may_log(&self) -> bool {
+        let (since, count) = self.lines.get();
+        let (since, count) =
+            if since.elapsed() >= Duration::from_secs(1) { (Instant::now(), 0) } else { (since, count) };
+        self.lines.set((since, count + 1));
+        count < LINES_PER_SECOND
+    }
+
+    async fn connect(&self, request: u64, transport: Transport, target: SocketAddr) {
+        let destination = self.shared.policy.destination(target);
+        if let Err(rule) = self.shared.policy.check(self.id, destination) {
+            self.count(|counts| counts.refused += 1);
+            if self.may_log() {
+                let (environment, account) = (self.id.0, &self.account);
+                tracing::warn!(environment, account, %target, "connection refused by {rule}; --egress-allow may allow it");
+            }
+            return self.answer(&Answer::Refused { request, errno: Errno::ACCESS.raw_os_error() }, None).await;
+        }
+        let opened = match transport {
+            Transport::Tcp => match timeout(CONNECT_TIMEOUT, TcpStream::connect(destination)).await {
+                Ok(stream) => stream.and_then(TcpStream::into_std).map(OwnedFd::from),
+                Err(_) => Err(Errno::TIMEDOUT.into()),
+            },
+            Transport::Udp => associate(destination),
+        };
+        match opened {
+            Ok(socket) => {
+                self.count(|counts| counts.connected += 1);
+                self.answer(&Answer::Connected { request }, Some(socket)).await;
+            }
+            Err(error) => {
+                self.count(|counts| counts.failed += 1);
+                tracing::debug!(environment = self.id.0, %target, %error, "connection failed");
+                let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
+                self.answer(&Answer::Refused { request, errno }, None).await;
+            }
+        }
+    }
+
+    async fn resolve(&self, request: u64, query: &[u8]) {
+        self.count(|counts| counts.resolved += 1);
+        let answer = timeout(RESOLVE_TIMEOUT, self.shared.names.answer(query)).await.ok().flatten();
+        self.answer(&Answer::Resolved { request, answer: answer.unwrap_or_default() }, None).await;
+    }
+
+    async fn answer(&self, answer: &Answer, attached: Option<OwnedFd>) {
+        let attached = attached.as_ref().map(AsFd::as_fd);
+        if let Err(error) = self.socket.send(&encode(answer), attached).await {
+            tracing::debug!(environment = self.id.0, %error, "an environment is not there any more to be answered");
+        }
+    }
+}
+
+/// A socket for datagrams to and from one address.
+fn associate(destination: SocketAddr) -> io::Result<OwnedFd> {
+    let any: SocketAddr = match destination {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(destination)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
