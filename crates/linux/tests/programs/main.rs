@@ -25,6 +25,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("threads"),
     Program::new("preemption"),
     Program::new("futexes"),
+    Program::new("forked_futexes"),
     Program::new("memory"),
     Program::new("mappings"),
     Program::new("cow"),
