@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use crate::command::{self, cargo, find, output, root};
+use crate::cpython;
 
 /// Programs that must be there, with the Debian package that brings each.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -19,6 +20,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3"),
     ("setfacl", "acl"),
     ("ps", "procps"),
+    ("javac", "openjdk-17-jdk-headless"),
+    ("ruby", "ruby"),
+    ("php", "php-cli"),
+    ("perl", "perl"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("strip", "binutils"),
@@ -52,6 +57,8 @@ fn install_debian_packages() -> anyhow::Result<()> {
     if !has_venv_module() {
         missing.push("python3-venv");
     }
+    let regression_suite = cpython::missing_package();
+    missing.extend(regression_suite.as_deref());
     if missing.is_empty() {
         return Ok(());
     }

@@ -1,8 +1,9 @@
-//! A multi-threaded Tokio program for `tests/programs.rs`: tasks on several threads, timers, channels, a TCP exchange
-//! over loopback.
+//! A multi-threaded Tokio program for `tests/runtimes.rs`: tasks on several threads, timers, channels, a TCP exchange
+//! over loopback, child processes.
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a program that prints its result")]
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,6 +44,14 @@ async fn main() -> std::io::Result<()> {
     client.read_to_end(&mut answer).await?;
     server.await.expect("the server task does not panic")?;
     println!("echoed {} {}", answer.len(), answer.iter().all(|byte| *byte == 7));
+
+    let mut cat = tokio::process::Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    cat.stdin.take().expect("it is piped").write_all(b"through cat").await?;
+    let output = cat.wait_with_output().await?;
+    println!("child {} {}", String::from_utf8_lossy(&output.stdout), output.status);
+    let mut sleeping = tokio::process::Command::new("sleep").arg("100").spawn()?;
+    sleeping.kill().await?;
+    println!("killed {}", sleeping.wait().await?);
 
     let blocking = tokio::task::spawn_blocking(|| std::fs::read_to_string("/proc/sys/kernel/ostype"));
     println!("{}", blocking.await.expect("reading does not panic")?.trim());

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "every test program uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
 
+pub(crate) mod vm;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
