@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::command::{self, cargo, output, root};
-use crate::{bench, clients, demo, fuzz, setup, svm, tidy};
+use crate::{bench, clients, cpython, demo, fuzz, setup, svm, tidy};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -39,6 +39,8 @@ enum Stage {
     Tests,
     /// The platform and some programs on AMD's virtualisation, emulated by QEMU.
     Svm,
+    /// Modules of CPython's own regression suite in the microVM.
+    Cpython,
     /// The Python bootstrap on this host's Python.
     Bootstrap,
     /// boto3, the AWS CLI, `awslambdaric` and a `lambda_runtime` function against a real server.
@@ -61,6 +63,7 @@ const STAGES: &[Stage] = &[
     Stage::Docs,
     Stage::Tests,
     Stage::Svm,
+    Stage::Cpython,
     Stage::Bootstrap,
     Stage::Clients,
     Stage::Demo,
@@ -119,6 +122,7 @@ fn run_stage(stage: Stage) -> anyhow::Result<Outcome> {
         }
         Stage::Tests => quiet(cargo().args(["test", "--workspace"])),
         Stage::Svm => svm::run(svm::Extent::Smoke),
+        Stage::Cpython => cpython::check(),
         Stage::Bootstrap => quiet(
             Command::new("python3")
                 .args(["-m", "unittest", "-q", "test_bootstrap"])

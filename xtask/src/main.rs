@@ -6,6 +6,7 @@
 mod bench;
 mod clients;
 mod command;
+mod cpython;
 mod demo;
 mod documents;
 mod fuzz;

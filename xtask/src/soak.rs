@@ -10,9 +10,9 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use crate::command::{cargo, output, root, run as run_command};
-use crate::fuzz;
 use crate::server::{self, Profile, Server};
 use crate::svm;
+use crate::{cpython, fuzz};
 
 /// The long runs.
 #[derive(Subcommand)]
@@ -23,6 +23,8 @@ pub(crate) enum Soak {
     Fuzz(fuzz::Options),
     /// The whole conformance suite on AMD's virtualisation, emulated by QEMU.
     Svm,
+    /// The whole of CPython's regression suite in the microVM and on this host; writes a table under `docs/soak/`.
+    Cpython(cpython::Options),
 }
 
 /// Options of `cargo xtask soak load`.
@@ -38,6 +40,7 @@ pub(crate) fn run(soak: &Soak) -> anyhow::Result<()> {
     match soak {
         Soak::Load(options) => load(options),
         Soak::Fuzz(options) => fuzz::soak(options),
+        Soak::Cpython(options) => cpython::soak(options),
         Soak::Svm => whole_suite_on_svm(),
     }
 }
