@@ -53,6 +53,11 @@ impl Frames {
         self.save().used.iter().map(|run| (run.first, run.count)).collect()
     }
 
+    /// Whether there is such a frame and somebody uses it.
+    pub(crate) fn is_used(&self, frame: Frame) -> bool {
+        self.entries.get(frame.0 as usize).is_some_and(Option::is_some)
+    }
+
     /// Checks that every frame in use has exactly the users that it says it has.
     pub(crate) fn check_claims(&self, claims: &Claims) -> Result<(), StateError> {
         let claimed = claims.0.iter().copied();

@@ -386,7 +386,7 @@ fn restore_pages(frames: &Frames, index: PageIndex, pages: &[u8]) -> Result<(), 
         end = next.ok_or_else(|| broken("frames that are not in order"))?;
         for frame in first..end {
             let page = pages.next().ok_or_else(|| broken("more frames than there are pages"))?;
-            if frames.references(Frame(frame)) == 0 {
+            if !frames.is_used(Frame(frame)) {
                 return Err(broken("the content of a frame that nobody uses"));
             }
             frames.memory().copy_in(Frame(frame), 0, page);

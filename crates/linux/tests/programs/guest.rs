@@ -70,6 +70,10 @@ pub(crate) struct Shape {
     pub(crate) root: RootMode,
 }
 
+/// A guest for what is not about programs.
+pub(crate) const SMALL: Shape =
+    Shape { platform: Platform::Kvm, vcpu_count: 1, memory_mib: 64, root: RootMode::ReadOnly };
+
 /// What a guest has printed.
 #[derive(Default)]
 pub(crate) struct Output(Mutex<[Vec<u8>; 2]>);

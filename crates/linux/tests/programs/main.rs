@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test harness speaks to its user")]
 
 mod conformance;
+mod damaged;
 mod guest;
 mod program;
 mod saved;
@@ -80,12 +81,23 @@ fn main() -> ExitCode {
         conformance::record(PROGRAMS, Path::new(&folder));
         return ExitCode::SUCCESS;
     }
+    if let Some(state) = std::env::var_os(saved::GO_ON) {
+        return ExitCode::from(saved::go_on(&state, guest::SMALL));
+    }
     let arguments = Arguments::from_args();
     let conformance = Conformance::new(PROGRAMS);
     let mut trials = conformance.trials();
     if guest::Platform::Kvm.unavailable().is_none() {
         trials.push(Trial::test("mutated programs load or are refused", || {
             mutated_programs_load_or_are_refused();
+            Ok(())
+        }));
+        trials.push(Trial::test("a state crosses into another process", || {
+            saved::a_state_crosses_into_another_process(guest::SMALL);
+            Ok(())
+        }));
+        trials.push(Trial::test("damaged states are refused or harmless", || {
+            damaged::damaged_states_are_refused_or_harmless(guest::SMALL);
             Ok(())
         }));
     }

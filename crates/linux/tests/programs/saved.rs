@@ -1,6 +1,9 @@
 //! The mode "saved": after every so many system calls the guest is saved, ended, and restored from the bytes in a new
 //! machine. What the program does must not change.
 
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 
@@ -9,7 +12,7 @@ use calypte_linux::kernel::{GuestExit, Kernel};
 use calypte_linux::state::{ClockPolicy, SavedGuest, State, StateError};
 
 use crate::guest::{Output, Shape, configuration, run, spawn, status};
-use crate::program::{self, Linking, Run, folder};
+use crate::program::{self, Linking, Run, folder, run_on_host};
 
 /// How often a program is saved at most: a cycle takes some milliseconds, which is mostly the new machine.
 const CYCLES_MAX: u64 = 80;
@@ -103,7 +106,67 @@ fn run_until_stopped(guest: &Arc<Guest>, stopper: &Stopper, shape: Shape) -> Opt
     })
 }
 
-fn restore(bytes: &[u8], shape: Shape, observer: Arc<dyn Observer>) -> Result<Arc<Guest>, StateError> {
-    let (machine, config) = configuration(folder(), shape, observer);
+/// Names a state: this process goes on with it ([`go_on`]).
+pub(crate) const GO_ON: &str = "CALYPTE_CONFORMANCE_GO_ON";
+/// Names the folder with the programs of the process that has saved it.
+const PROGRAMS: &str = "CALYPTE_CONFORMANCE_PROGRAMS";
+
+/// A program that begins in this process ends in another one.
+pub(crate) fn a_state_crosses_into_another_process(shape: Shape) {
+    let (name, linking) = ("events", Linking::Dynamic);
+    let calls = count_calls(name, linking, &[], shape) / 2;
+    let output = Arc::new(Output::default());
+    let stopper = Stopper::new(output.clone(), calls);
+    let guest = spawn(name, linking, &[], shape, stopper.clone());
+    stopper.guest.set(Arc::downgrade(&guest)).expect("it is new");
+    let saved = run_until_stopped(&guest, &stopper, shape).expect("it makes more calls");
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), saved.bytes()).expect("our own file");
+    let other = Command::new(std::env::current_exe().expect("this test"))
+        .env(GO_ON, file.path())
+        .env(PROGRAMS, folder())
+        .output()
+        .expect("this test as another process");
+    let before = output.text();
+    let after = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(!before.is_empty() && !after.is_empty(), "either has a part: {before:?}, {after:?}");
+    let whole = Run { output: before + &after, status: other.status.code().unwrap_or(-1) };
+    let expected = run_on_host(name, linking, &[]);
+    assert_eq!(whole, expected, "{}", String::from_utf8_lossy(&other.stderr));
+}
+
+/// What the other process does.
+pub(crate) fn go_on(state: &OsStr, shape: Shape) -> u8 {
+    let bytes = std::fs::read(state).expect("the state that was named");
+    let programs = std::env::var_os(PROGRAMS).expect("the folder with the programs");
+    let output = Arc::new(Output::default());
+    let guest = restore_with(Path::new(&programs), &bytes, shape, output.clone()).expect("the state is sound");
+    guest.set_frozen(&mut guest.lock(), false);
+    let exit = run(&guest, shape);
+    output.progress(&mut guest.lock());
+    print!("{}", output.text());
+    u8::try_from(status(&guest, exit)).expect("the program ends by itself")
+}
+
+/// The state of a program after a number of system calls, which must not be its last.
+pub(crate) fn save_after(name: &str, linking: Linking, calls: u64, shape: Shape) -> Vec<u8> {
+    let stopper = Stopper::new(Arc::default(), calls);
+    let guest = spawn(name, linking, &[], shape, stopper.clone());
+    stopper.guest.set(Arc::downgrade(&guest)).expect("it is new");
+    run_until_stopped(&guest, &stopper, shape).expect("it makes more calls").into_bytes()
+}
+
+/// A guest from bytes.
+pub(crate) fn restore(bytes: &[u8], shape: Shape, observer: Arc<dyn Observer>) -> Result<Arc<Guest>, StateError> {
+    restore_with(folder(), bytes, shape, observer)
+}
+
+fn restore_with(
+    programs: &Path,
+    bytes: &[u8],
+    shape: Shape,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<Guest>, StateError> {
+    let (machine, config) = configuration(programs, shape, observer);
     Guest::restore(machine, config, ClockPolicy::Advance, &State::parse(bytes)?)
 }
