@@ -12,12 +12,14 @@ use crate::errno::Errno;
 use crate::exec;
 use crate::file;
 use crate::frames::Frames;
+use crate::fs::metadata::Time;
 use crate::fs::walk::{Follow, Walker};
 use crate::fs::{FileSystem, FileSystemConfig, MountError, RootMode};
 use crate::kernel::{FIRST_PID, GuestExit, Kernel, Statistics};
 use crate::mm::AddressSpaces;
 use crate::net::egress::RESOLVER_CONFIGURATION;
 use crate::net::{Network, WayOut};
+use crate::notifier::Notifier;
 use crate::process::Process;
 use crate::sched::Scheduler;
 use crate::service::LoopbackService;
@@ -161,8 +163,7 @@ impl Drop for KernelGuard<'_> {
 
 impl Guest {
     /// A guest without a program.
-    pub fn new(machine: Arc<dyn Machine>, config: GuestConfig) -> Result<Arc<Self>, GuestError> {
-        assert!((1..=VCPUS_MAX).contains(&config.vcpu_count), "a guest has 1 to {VCPUS_MAX} virtual CPUs");
+    pub fn new(machine: Arc<dyn Machine>, mut config: GuestConfig) -> Result<Arc<Self>, GuestError> {
         let [memory_frames, tmp_frames] = frame_limits(&config);
         let mut frames = Frames::new(machine.memory(), memory_frames, tmp_frames);
         let mut clock = Clock::new(machine.clone());
@@ -170,20 +171,8 @@ impl Guest {
             Vdso::new(&mut frames, &mut clock).map_err(|_| GuestError::Memory { memory_mib: config.memory_mib })?;
         let waits = Waits::default();
         let console = Console::new(waits.notifier());
-        let has_resolver = config.way_out.as_ref().is_some_and(|way_out| way_out.egress.is_some());
-        let texts = has_resolver.then(|| ("/etc/resolv.conf".to_owned(), RESOLVER_CONFIGURATION));
-        let file_config = FileSystemConfig {
-            texts: texts.into_iter().collect(),
-            mounts: config.mounts,
-            root: config.root,
-            vcpu_count: config.vcpu_count as u32,
-            started: crate::fs::metadata::Time::from_ns(clock.realtime_ns()),
-        };
-        let files = FileSystem::new(file_config, &frames)?;
-        let mut network = Network::new(config.services, waits.notifier());
-        if let Some(way_out) = config.way_out {
-            network.set_way_out(way_out);
-        }
+        let started = Time::from_ns(clock.realtime_ns());
+        let (files, network) = tree_and_network(&mut config, &frames, waits.notifier(), started)?;
         let kernel = Kernel {
             machine,
             frames,
@@ -297,6 +286,31 @@ impl Guest {
             self.ended.wait(&mut kernel);
         }
     }
+}
+
+/// What of a guest comes from its configuration: the tree of files, as it is at the start, and the network.
+pub(crate) fn tree_and_network(
+    config: &mut GuestConfig,
+    frames: &Frames,
+    notifier: &Notifier,
+    started: Time,
+) -> Result<(FileSystem, Network), MountError> {
+    assert!((1..=VCPUS_MAX).contains(&config.vcpu_count), "a guest has 1 to {VCPUS_MAX} virtual CPUs");
+    let has_resolver = config.way_out.as_ref().is_some_and(|way_out| way_out.egress.is_some());
+    let texts = has_resolver.then(|| ("/etc/resolv.conf".to_owned(), RESOLVER_CONFIGURATION));
+    let file_config = FileSystemConfig {
+        texts: texts.into_iter().collect(),
+        mounts: std::mem::take(&mut config.mounts),
+        root: config.root,
+        vcpu_count: config.vcpu_count as u32,
+        started,
+    };
+    let files = FileSystem::new(file_config, frames)?;
+    let mut network = Network::new(std::mem::take(&mut config.services), notifier);
+    if let Some(way_out) = config.way_out.take() {
+        network.set_way_out(way_out);
+    }
+    Ok((files, network))
 }
 
 /// Frames that a guest may use for memory and for `/tmp`.

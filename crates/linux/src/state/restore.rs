@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use calypte_platform::{Frame, Machine, PAGE_SIZE};
+use calypte_platform::{Frame, FrameRange, Machine, PAGE_SIZE};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
@@ -18,12 +18,13 @@ use crate::file::table::Table;
 use crate::file::{Body, OpenFile};
 use crate::frames::Frames;
 use crate::frames::saved::Claims;
+use crate::fs::FileSystem;
 use crate::fs::host::{HostEntry, HostFile};
+use crate::fs::metadata::Time;
 use crate::fs::node::FixedPlace;
 use crate::fs::tmp::saved::check_directories;
 use crate::fs::tmp::{TmpFileSystem, TmpInode};
-use crate::fs::{FileSystem, FileSystemConfig};
-use crate::guest::{Guest, GuestConfig, frame_limits};
+use crate::guest::{Guest, GuestConfig, frame_limits, tree_and_network};
 use crate::kernel::saved::{SavedKernel, SavedMemory, SavedProcesses};
 use crate::kernel::{FIRST_PID, Kernel};
 use crate::mm::SpaceId;
@@ -78,6 +79,8 @@ pub(crate) struct Restorer<'t> {
     pub(crate) buffers: Buffers,
     pub(crate) in_flight: InFlight,
     pub(crate) closed_connections: ClosedConnections,
+    /// Sockets whose connection to the outside is not there any more: who waits for them must look.
+    pub(crate) cut: Vec<Arc<Socket>>,
     objects: HashSet<ObjectId>,
     last_object: u64,
     host_entries: Vec<Arc<HostEntry>>,
@@ -280,7 +283,7 @@ impl Guest {
 
 fn restore_kernel(
     machine: Arc<dyn Machine>,
-    config: GuestConfig,
+    mut config: GuestConfig,
     policy: ClockPolicy,
     sections: &Sections<'_>,
 ) -> Result<Kernel, StateError> {
@@ -293,17 +296,9 @@ fn restore_kernel(
     restore_pages(&frames, decode(sections, SectionId::PageIndex)?, sections.get(SectionId::Pages))?;
     let mut clock = saved.clock.restore(machine.clone(), policy)?;
     let mut waits = Waits::default();
-    let file_config = FileSystemConfig {
-        // What is shown in a guest with a way out belongs to that, which is the monitor's to give again.
-        texts: Vec::new(),
-        mounts: config.mounts,
-        root: config.root,
-        vcpu_count: config.vcpu_count as u32,
-        started: crate::fs::metadata::Time::default(),
-    };
-    let mut tree = FileSystem::new(file_config, &frames)?;
+    // When the guest has started is among what is restored.
+    let (mut tree, mut net) = tree_and_network(&mut config, &frames, waits.notifier(), Time::default())?;
     files.tree.check_mounts(&tree)?;
-    let mut net = Network::new(config.services, waits.notifier());
     let mut restorer = Restorer {
         notifier: waits.notifier().clone(),
         buffers: tree.buffers().clone(),
@@ -312,6 +307,7 @@ fn restore_kernel(
         tree: &mut tree,
         frames: &mut frames,
         claims,
+        cut: Vec::new(),
         objects: HashSet::new(),
         last_object: saved.waits.notifier.last_object(),
         host_entries: Vec::new(),
@@ -344,12 +340,13 @@ fn restore_kernel(
     for (tid, thread) in saved_threads {
         threads.insert(tid, thread.restore(&restorer)?);
     }
-    let claims = restorer.claims;
+    let (claims, cut) = (restorer.claims, restorer.cut);
     frames.check_claims(&claims)?;
     clock.publish(frames.memory(), vdso.data());
     let mut scheduler = Scheduler::new(config.vcpu_count);
     scheduler.restore(saved.scheduler);
     waits.restore(saved.waits)?;
+    cut.iter().for_each(|socket| socket.beacon().ring());
     let kernel = Kernel {
         machine,
         frames,
@@ -384,12 +381,14 @@ fn restore_pages(frames: &Frames, index: PageIndex, pages: &[u8]) -> Result<(), 
     for (first, count) in index.runs {
         let next = first.checked_add(count).filter(|_| first >= end && count > 0);
         end = next.ok_or_else(|| broken("frames that are not in order"))?;
-        for frame in first..end {
+        let range = FrameRange { first: Frame(first), count };
+        if !range.iter().all(|frame| frames.is_used(frame)) {
+            return Err(broken("the content of a frame that nobody uses"));
+        }
+        frames.memory().prepare(range);
+        for frame in range.iter() {
             let page = pages.next().ok_or_else(|| broken("more frames than there are pages"))?;
-            if !frames.is_used(Frame(frame)) {
-                return Err(broken("the content of a frame that nobody uses"));
-            }
-            frames.memory().copy_in(Frame(frame), 0, page);
+            frames.memory().copy_in(frame, 0, page);
         }
     }
     if pages.next().is_some() || !pages.remainder().is_empty() {

@@ -39,6 +39,8 @@ pub(crate) struct SavedSocket {
     is_reset: bool,
     linger: [i32; 2],
     is_connecting: bool,
+    /// Whether it has lost a connection to the outside by being saved.
+    is_cut: bool,
     links: SavedLinks,
 }
 
@@ -137,6 +139,7 @@ impl Socket {
             is_reset: *is_reset || is_cut,
             linger: *linger,
             is_connecting: *is_connecting,
+            is_cut,
             links,
         }
     }
@@ -166,6 +169,7 @@ impl SavedSocket {
             is_reset,
             linger,
             is_connecting,
+            is_cut,
             links,
         } = self;
         let budget = restorer.buffers.clone();
@@ -194,7 +198,9 @@ impl SavedSocket {
         let beacon = beacon.restore(restorer)?;
         let memory = budget.take(SOCKET_BYTES);
         let socket = Socket { family, kind, maker, beacon, budget, _memory: memory, state: Mutex::new(state) };
-        Ok((Arc::new(socket), links))
+        let socket = Arc::new(socket);
+        restorer.cut.extend(is_cut.then(|| socket.clone()));
+        Ok((socket, links))
     }
 }
 
