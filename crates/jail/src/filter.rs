@@ -135,6 +135,7 @@ const TRACING: &[i64] = &[
     libc::SYS_kill,
     libc::SYS_sched_setaffinity,
     libc::SYS_getcpu,
+    libc::SYS_membarrier,
     libc::SYS_memfd_create,
     libc::SYS_ftruncate,
     libc::SYS_fallocate,

@@ -18,6 +18,7 @@ use crate::mm::{AddressSpaces, Fault};
 use crate::net::Network;
 use crate::process::{Ending, Pid, Process};
 use crate::profile::Profile;
+use crate::quota::Quota;
 use crate::sched::Scheduler;
 use crate::signal::{Info, Signal};
 use crate::thread::{Fpu, LastFault, Thread, ThreadState};
@@ -110,6 +111,26 @@ impl Kernel {
     /// No more input will come.
     pub fn close_input(&mut self) {
         self.console.close_input();
+    }
+
+    /// From now on the guest gets no more than a share of the processors, in thousandths of one. What it costs in the
+    /// monitor counts too.
+    pub fn cap_processors(&mut self, share: u32) {
+        let (now_ns, used_ns) = (self.clock.monotonic_ns(), self.processor_time_ns());
+        self.scheduler.quota = Some(Quota::new(share, self.scheduler.vcpu_count(), now_ns, used_ns));
+        // A virtual CPU that goes on tells the ticker about it.
+        self.scheduler.kick_all();
+    }
+
+    /// Processor time of the guest so far, as the host's kernel counts it. Where guest code runs in other processes, the time
+    /// of their turns stands for theirs, which is more when the host is busy.
+    pub(crate) fn processor_time_ns(&self) -> u64 {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let own_ns = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
+        match self.machine.runs_guest_in_this_process() {
+            true => own_ns,
+            false => own_ns + self.statistics.guest_ns,
+        }
     }
 
     /// Copies from a process's memory, populating pages as needed. `EFAULT` if any byte may not be read.

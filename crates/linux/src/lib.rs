@@ -37,6 +37,7 @@ pub mod notifier;
 pub mod outcome;
 pub mod process;
 pub mod profile;
+mod quota;
 pub mod random;
 pub mod sched;
 pub mod service;

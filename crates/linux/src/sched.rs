@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use calypte_platform::Kicker;
 
+use crate::quota::Quota;
 use crate::waits::Tid;
 
 /// How long a thread runs while others wait: 4 ms, between Linux's minimum and its usual latency target.
@@ -20,6 +21,8 @@ pub struct Scheduler {
     idle: usize,
     is_yield_wanted: bool,
     is_frozen: bool,
+    /// What the guest may use of the processors, when that has a bound.
+    pub(crate) quota: Option<Quota>,
     /// When the ticker will look again by itself.
     pub(crate) ticker_until_ns: Option<u64>,
 }
@@ -105,6 +108,11 @@ impl Scheduler {
 
     pub(crate) fn set_frozen(&mut self, is_frozen: bool) {
         self.is_frozen = is_frozen;
+    }
+
+    /// Whether guest code may run at all.
+    pub(crate) fn may_run(&self) -> bool {
+        !self.is_frozen && !self.quota.as_ref().is_some_and(Quota::is_used_up)
     }
 
     /// `sched_yield`: the calling thread goes to the end of the queue after its call.

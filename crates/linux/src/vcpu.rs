@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::kernel::{GuestExit, Kernel};
 use crate::outcome::{Stop, Woken};
+use crate::quota::Quota;
 use crate::sched::SLICE_NS;
 use crate::table;
 use crate::thread::{Fpu, ThreadState};
@@ -91,8 +92,27 @@ impl Guest {
         Ok(())
     }
 
-    /// Takes virtual CPUs away from threads that have run for a slice while others wait, and has events looked after that
-    /// fall due while guest code runs. Sleeps when neither can happen.
+    /// Lets nothing run when the guest has used up what it may of this period, and lets it go on in the next.
+    fn count_processor_time(&self, kernel: &mut Kernel, now_ns: u64) {
+        if kernel.scheduler.quota.as_ref().is_none_or(|quota| quota.count_at_ns() > now_ns) {
+            return;
+        }
+        let used_ns = kernel.processor_time_ns();
+        let Some(quota) = &mut kernel.scheduler.quota else { return };
+        let was_used_up = quota.is_used_up();
+        quota.count(now_ns, used_ns);
+        let is_used_up = quota.is_used_up();
+        // Where guest code runs outside this process, its time is known when it comes back.
+        if is_used_up || !kernel.machine.runs_guest_in_this_process() {
+            kernel.scheduler.kick_all();
+        }
+        if was_used_up && !is_used_up {
+            self.work.notify_all();
+        }
+    }
+
+    /// Takes virtual CPUs away from threads that have run for a slice while others wait, has events looked after that
+    /// fall due while guest code runs, and counts processor time that is bounded. Sleeps when none of it can happen.
     fn run_ticker(&self) {
         let mut kernel = self.lock_kernel();
         while kernel.exit.is_none() {
@@ -110,6 +130,7 @@ impl Guest {
             if until.is_none_or(|at| at > now) {
                 continue;
             }
+            self.count_processor_time(&mut kernel, now);
             let is_event_due = kernel.next_event_ns().is_some_and(|at| at <= now);
             if is_event_due && kernel.scheduler.idle() > 0 {
                 self.work.notify_one();
@@ -126,17 +147,22 @@ fn tick_wanted(kernel: &Kernel) -> Option<u64> {
     if kernel.scheduler.is_frozen() {
         return None;
     }
+    let quota = kernel.scheduler.quota.as_ref();
+    if let Some(quota) = quota.filter(|quota| quota.is_used_up()) {
+        return Some(quota.count_at_ns());
+    }
     let is_slice_due = kernel.scheduler.has_ready() || kernel.is_processor_time_watched();
     let slice = is_slice_due.then(|| kernel.clock.monotonic_ns() + SLICE_NS);
     let is_any_busy = kernel.scheduler.idle() < kernel.scheduler.vcpu_count();
     let event = if is_any_busy { kernel.next_event_ns() } else { None };
-    slice.into_iter().chain(event).min()
+    let count = quota.filter(|_| is_any_busy).map(Quota::count_at_ns);
+    slice.into_iter().chain(event).chain(count).min()
 }
 
 impl Runner<'_> {
     /// One step of whatever comes next.
     fn step(&mut self, kernel: &mut MutexGuard<'_, Kernel>) -> Result<(), PlatformError> {
-        if kernel.scheduler.is_frozen() {
+        if !kernel.scheduler.may_run() {
             self.put_back(kernel)?;
             kernel.scheduler.set_idle(true);
             self.guest.work.wait(kernel);

@@ -43,6 +43,13 @@ pub(crate) fn become_monitor() {
     }
 }
 
+/// Lets processes of others go first, for good: taking it back is a privilege. Threads that are started later inherit it.
+pub(crate) fn be_nicer(by: u8) {
+    if let Err(error) = rustix::process::nice(by.into()) {
+        tracing::warn!(%error, by, "could not lower the monitor's priority");
+    }
+}
+
 /// Writable private address space of this process, in bytes: what `RLIMIT_DATA` counts (`proc_pid_statm(5)`).
 pub(crate) fn data_bytes() -> Option<u64> {
     const FIELD: usize = 5;

@@ -13,7 +13,7 @@
 //! Lock order: kernel, Runtime API, outbox.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use calypte_linux::console::Stream;
@@ -169,6 +169,8 @@ struct Link {
     output: Flag,
     /// Set when the program begins to wait for an invocation.
     idle: Flag,
+    /// The bound of processor time that begins with the end of initialisation, until then.
+    share_max: Mutex<Option<u32>>,
 }
 
 impl Session {
@@ -178,9 +180,15 @@ impl Session {
         outbox: Arc<Outbox>,
         confinement: Confinement,
     ) -> Result<Self, LaunchError> {
+        process::be_nicer(start.share.nice);
         let runtime_api = SharedRuntimeApi::default();
-        let link =
-            Arc::new(Link { runtime_api: runtime_api.clone(), outbox, output: Flag::default(), idle: Flag::default() });
+        let link = Arc::new(Link {
+            runtime_api: runtime_api.clone(),
+            outbox,
+            output: Flag::default(),
+            idle: Flag::default(),
+            share_max: Mutex::new(start.share.share_max),
+        });
         let vcpu_count = start.vcpu_count;
         let mut program = Program {
             platform: start.platform,
@@ -282,6 +290,9 @@ impl Observer for Link {
         if !events.is_empty() {
             if events.contains(&RuntimeEvent::Ready) {
                 self.idle.set();
+                if let Some(share) = self.share_max.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    kernel.cap_processors(share);
+                }
             }
             // What was printed before goes first, in the same write.
             let mut messages = take_output(kernel);

@@ -74,6 +74,10 @@ pub trait Machine: Send + Sync {
     fn synchronize(&self) -> bool {
         false
     }
+    /// Whether the time that guest code runs is processor time of the calling process.
+    fn runs_guest_in_this_process(&self) -> bool {
+        true
+    }
     /// The counter that guest code reads with `rdtsc`, now. `None` where it is no clock: it stops, changes speed or
     /// differs between virtual CPUs.
     fn timestamp(&self) -> Option<Timestamp>;

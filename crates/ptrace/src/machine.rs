@@ -63,6 +63,10 @@ impl Machine for PtraceMachine {
         unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
     }
 
+    fn runs_guest_in_this_process(&self) -> bool {
+        false
+    }
+
     fn timestamp(&self) -> Option<Timestamp> {
         timestamp::read()
     }

@@ -58,6 +58,18 @@ pub struct Start {
     pub vcpu_count: u32,
     /// Whether there is a way out: a socket to egress follows as a descriptor ([`crate::descriptor`]).
     pub has_egress: bool,
+    /// What the monitor does about its part of the processors.
+    pub share: ProcessorShare,
+}
+
+/// What a monitor itself does about its part of the processors: where the worker cannot make control groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessorShare {
+    /// By how much it is nicer than the worker (`nice(2)`).
+    pub nice: u8,
+    /// Most processor time that it and its guest may use after initialisation, in thousandths of a processor. `None`: no
+    /// bound.
+    pub share_max: Option<u32>,
 }
 
 /// What executes guest code.

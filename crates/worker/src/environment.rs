@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use calypte_wire::monitor::{ExitCause, Invoke, Platform, Start, ToMonitor};
+use calypte_wire::monitor::{ExitCause, Invoke, Platform, ProcessorShare, Start, ToMonitor};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -75,6 +75,8 @@ pub(crate) struct Offer {
     pub(crate) platform: Platform,
     /// Whether there is a way out.
     pub(crate) has_egress: bool,
+    /// What the monitor does about its part of the processors.
+    pub(crate) share: ProcessorShare,
 }
 
 /// One environment. Nothing that comes out of `channel` may be trusted.
@@ -497,6 +499,7 @@ fn start_message(spec: &FunctionSpec, offer: Offer) -> Start {
         host_name: HOST_NAME.to_owned(),
         vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, vcpu_count_max()),
         has_egress: offer.has_egress,
+        share: offer.share,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Control groups: what an environment may use of the host, enforced by the host's kernel. Where the server may not make any,
-//! the bounds of the monitor's jail remain.
+//! the bounds of the monitor's jail remain, and the monitor keeps to its share of the processors itself: by its priority,
+//! and with [`CpuLimit::Cap`] by holding its guest back ([`Bounds::share_without_group`]).
 //!
 //! Processor time: an environment of less than one processor's worth of memory ([`MEMORY_MIB_PER_VCPU`]) has a weight in
 //! proportion when processors are short. With [`CpuLimit::Cap`] it also gets no more than that when they are idle, but
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use calypte_types::limits::MONITOR_OVERHEAD_MIB;
+use calypte_wire::monitor::ProcessorShare;
 
 use crate::invocation::FunctionSpec;
 
@@ -23,6 +25,9 @@ const CAP_US_MIN: u64 = 1_000;
 /// Weight of one processor's share: `cpu.shares` of version 1, `cpu.weight` of version 2.
 const SHARES_PER_VCPU: u64 = 1024;
 const WEIGHT_PER_VCPU: u64 = 100;
+/// Weight of a process that is less nice by one (`sched(7)`), and the most that one can be.
+const NICE_STEP: f64 = 1.25;
+const NICE_MAX: f64 = 19.0;
 /// A monitor's page tables and the host's kernel's own, in proportion to the guest's memory: one part in so many.
 const TABLES_PART: u64 = 8;
 /// Processes and threads of a monitor, generously.
@@ -96,6 +101,18 @@ impl Bounds {
         Self {
             memory_mib: guest_mib + guest_mib / TABLES_PART + u64::from(MONITOR_OVERHEAD_MIB),
             share: u64::from(spec.memory_mib) * 1000 / u64::from(MEMORY_MIB_PER_VCPU),
+        }
+    }
+
+    /// What the monitor does itself where there can be no group. What guest code that has taken over its monitor cannot
+    /// change is the priority only.
+    pub(crate) fn share_without_group(self, limit: CpuLimit) -> ProcessorShare {
+        // Each step is worth a quarter more or less (`sched(7)`).
+        let steps = (1000.0 / self.share.max(1) as f64).ln() / NICE_STEP.ln();
+        let share_max = u32::try_from(self.share).unwrap_or(u32::MAX);
+        ProcessorShare {
+            nice: steps.round().clamp(0.0, NICE_MAX) as u8,
+            share_max: (limit == CpuLimit::Cap).then_some(share_max),
         }
     }
 
@@ -312,6 +329,13 @@ mod tests {
         for (memory_mib, share, cap_us) in [(128, 72, 7_200), (1769, 1000, 100_000), (3538, 2000, 200_000)] {
             let bounds = Bounds { memory_mib: 0, share: memory_mib * 1000 / u64::from(MEMORY_MIB_PER_VCPU) };
             assert_eq!((bounds.share, bounds.cap_us()), (share, cap_us));
+        }
+        for (share, nice) in [(72, 12), (500, 3), (1000, 0), (2000, 0), (0, 19)] {
+            let bounds = Bounds { memory_mib: 0, share };
+            let expected = ProcessorShare { nice, share_max: None };
+            assert_eq!(bounds.share_without_group(CpuLimit::Weight), expected);
+            let expected = ProcessorShare { nice, share_max: Some(share as u32) };
+            assert_eq!(bounds.share_without_group(CpuLimit::Cap), expected);
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_types::{AccountId, FunctionName};
 use calypte_wire::egress::Counts;
+use calypte_wire::monitor::ProcessorShare;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -39,15 +40,6 @@ pub enum StartError {
     /// The zygote does not run.
     #[error("the worker cannot start environments")]
     Zygote(#[from] LaunchError),
-    /// Processor time is to be capped and cannot be.
-    #[error(
-        "processor time cannot be capped on this host: {reason}. Run the server where it may make control groups (as \
-         root, or in a systemd unit with `Delegate=yes`), or with --cpu-limit weight"
-    )]
-    Groups {
-        /// What the host does not allow.
-        reason: String,
-    },
     /// Egress does not run.
     #[error("the process that opens connections for environments cannot be started")]
     Egress(#[source] io::Error),
@@ -145,9 +137,8 @@ impl Worker {
         let zygote = Zygote::start(config.zygote_program.clone(), config.zygote_arguments.clone()).await?;
         let groups = match Groups::open() {
             Ok(groups) => Some(Arc::new(groups)),
-            Err(reason) if config.cpu_limit == CpuLimit::Cap => return Err(StartError::Groups { reason }),
             Err(reason) => {
-                tracing::info!(reason, "environments have no control groups: processors are shared equally");
+                tracing::info!(reason, "environments have no control groups: monitors keep to their shares themselves");
                 None
             }
         };
@@ -366,6 +357,11 @@ impl Shared {
         };
         let rate = RateLimit::new(self.config.output_bytes_per_s, self.config.output_bytes_burst, started);
         let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
+        let share = match self.groups {
+            Some(_) => ProcessorShare::default(),
+            None => Bounds::of(&spec).share_without_group(self.config.cpu_limit),
+        };
+        let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some(), share };
         let group = self.group(id, &spec, launched.process.as_ref());
         let shared = self.clone();
         let (is_capped, capped) = (self.config.cpu_limit == CpuLimit::Cap, Arc::clone(&group.0));
@@ -380,7 +376,6 @@ impl Shared {
             shared.notice(id, notice);
         };
         self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), launched.descriptors);
-        let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some() };
         let environment = Environment::new(id, spec, offer, launched.socket, commands, notify, transcript);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
         if let Some(made) = group.1 {

@@ -14,9 +14,9 @@ pub(crate) struct SavedScheduler {
 
 impl Scheduler {
     pub(crate) fn save(&self) -> SavedScheduler {
-        // How many there are, whether they sleep and whether they may run is up to the monitor. A wish to yield ends with
+        // How many there are, whether they sleep, whether and for how long they may run is up to the monitor. A wish to yield ends with
         // the call that has it.
-        let Self { ready, vcpus, idle: _, is_yield_wanted: _, is_frozen: _, ticker_until_ns: _ } = self;
+        let Self { ready, vcpus, idle: _, is_yield_wanted: _, is_frozen: _, quota: _, ticker_until_ns: _ } = self;
         debug_assert!(vcpus.iter().all(|Slot { running, kicker: _ }| running.is_none()));
         SavedScheduler { ready: ready.iter().copied().collect() }
     }

@@ -199,6 +199,7 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         host_name: "guest".into(),
         vcpu_count: 1,
         has_egress: false,
+        share: Default::default(),
     }
 }
 

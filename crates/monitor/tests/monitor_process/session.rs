@@ -1,9 +1,9 @@
 //! A worker's conversation with a monitor that runs a program in a virtual machine.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use calypte_wire::monitor::{ExitCause, Start, ToWorker};
+use calypte_wire::monitor::{ExitCause, Platform, ProcessorShare, Start, ToWorker};
 
 use crate::Test;
 use crate::host::{Environment, Zygote, program, resolve, start};
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("session::output_waits_for_a_slow_worker", true, output_waits_for_a_slow_worker),
     ("session::closing_the_socket_ends_a_spinning_guest", true, closing_the_socket_ends_a_spinning_guest),
     ("session::a_program_without_an_invocation_is_frozen", true, a_program_without_an_invocation_is_frozen),
+    ("session::a_bound_of_processor_time_begins_after_initialisation", true, a_bound_begins_after_initialisation),
     ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
     ("session::a_warm_python_invocation_takes_few_exits", true, a_warm_python_invocation_takes_few_exits),
 ];
@@ -153,6 +154,16 @@ fn cpu_ticks(pid: i32) -> u64 {
     fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
+/// The same with that of its child processes, which run guest code on ptrace.
+fn cpu_ticks_with_children(pid: i32) -> u64 {
+    let parent_of = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<i32>().ok()
+    };
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    cpu_ticks(pid) + all.filter(|child| parent_of(*child) == Some(pid)).map(cpu_ticks).sum::<u64>()
+}
+
 fn a_program_without_an_invocation_is_frozen() {
     let mut zygote = Zygote::start();
     for vcpu_count in [1, 2] {
@@ -169,6 +180,44 @@ fn a_program_without_an_invocation_is_frozen() {
             };
             assert!((0..50).any(is_at_rest), "a thread goes on after invocation {round}, {vcpu_count} virtual CPU(s)");
         }
+        environment.close();
+        assert_eq!(zygote.wait_ended(&environment), 0);
+    }
+}
+
+/// A twentieth of a processor: the initialisation would take 20 s under it. Afterwards a loop of two threads gets it, and
+/// no more.
+fn a_bound_begins_after_initialisation() {
+    const INIT_MS: u64 = 1_000;
+    const SHARE: u32 = 50;
+    for (platform, vcpu_count) in [(Platform::Kvm, 1), (Platform::Kvm, 2), (Platform::Ptrace, 1)] {
+        if platform == Platform::Ptrace && calypte_ptrace::probe().is_err() {
+            println!("SKIP a_bound_of_processor_time_begins_after_initialisation on ptrace: not possible here");
+            continue;
+        }
+        let mut zygote = Zygote::start();
+        let mut environment = zygote.fork();
+        let start = start(&[&program("runtime"), "init-ms", &INIT_MS.to_string()]);
+        let share = ProcessorShare { nice: 3, share_max: Some(SHARE) };
+        environment.start(Start { vcpu_count, platform, share, ..start });
+        let began = Instant::now();
+        let (_, message) = environment.receive_with_log();
+        assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
+        assert!(began.elapsed() < Duration::from_secs(10), "initialisation was held back: {:?}", began.elapsed());
+
+        environment.invoke("1", "burn");
+        assert!(matches!(environment.receive_with_log().1, ToWorker::Response { .. }));
+        assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
+        environment.invoke("2", "spin");
+        assert_eq!(environment.receive(), Some(ToWorker::Log { bytes: b"spinning\n".to_vec(), dropped_bytes: 0 }));
+        let used = || cpu_ticks_with_children(environment.pid);
+        let (before, began) = (used(), Instant::now());
+        // The time over which it is measured.
+        std::thread::sleep(Duration::from_secs(2));
+        let ticks = (used() - before) as f64;
+        let share = ticks / (began.elapsed().as_secs_f64() * 100.0);
+        // On ptrace the time counts for which guest code has its turn, and a busy machine gives it less of that.
+        assert!((0.004..0.09).contains(&share), "{share} of a processor on {platform:?} with {vcpu_count}");
         environment.close();
         assert_eq!(zygote.wait_ended(&environment), 0);
     }

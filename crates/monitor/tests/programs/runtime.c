@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static char buffer[1 << 20];
@@ -67,6 +68,9 @@ int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "init-error") == 0) {
         post(fd, "init/error", NULL, "Lambda-Runtime-Function-Error-Type: Runtime.Test\r\n", "{}", 2);
         return 1;
+    }
+    if (argc > 2 && strcmp(argv[1], "init-ms") == 0) {
+        while (clock() < atol(argv[2]) * (CLOCKS_PER_SEC / 1000)) {}
     }
     static char event[1 << 16], id[64];
     for (;;) {

@@ -128,7 +128,7 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
         client_context: None,
         trace_id: None,
     };
-    let offer = Offer { platform: Platform::Kvm, has_egress: false };
+    let offer = Offer { platform: Platform::Kvm, has_egress: false, share: ProcessorShare::default() };
     let environment = Environment::new(EnvironmentId(1), spec, offer, ours, receiver, notify, transcript);
     let run = environment.run(Job { request, reply }, Instant::now(), HANG, None);
     let sending = async move {
