@@ -19,9 +19,16 @@ use crate::setup::MUSL_TARGET;
 const KERNEL_PACKAGE: &str = "linux-image-amd64";
 /// Modules in the order in which they are loaded. What a kernel has built in it has not as a module.
 const MODULES: &[&str] = &["irqbypass", "rng-core", "ccp", "kvm", "kvm-amd"];
-/// What dynamically linked test programs need, besides themselves.
-const LIBRARIES: &[&str] =
-    &["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/lib/x86_64-linux-gnu/libm.so.6"];
+/// Files of this host that test programs need, besides themselves: the C library, and programs that they start.
+const HOST_FILES: &[&str] = &[
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    "/lib/x86_64-linux-gnu/libm.so.6",
+    "/bin/sh",
+    "/bin/sleep",
+    "/etc/passwd",
+    "/etc/group",
+];
 /// The mode in which the smoke set runs the test programs, a part of the names of their tests, and what it leaves out.
 const SMOKE: &str = "kvm, Static, 2 vCPU\t--skip\tgarbage ";
 /// Longest run of the smoke set with one setting of nested paging; three quarters of a minute where nothing else runs.
@@ -135,13 +142,10 @@ fn make_archive(folder: &Path, kernel: &Kernel, extent: Extent) -> anyhow::Resul
     }
     install(&machine, &files.join("bin/machine"))?;
     install(&programs, &files.join("bin/programs"))?;
-    for library in LIBRARIES {
-        let to = files.join(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().expect("a library lies in a folder"))?;
-        fs::copy(library, to)?;
-    }
-    for file in ["/etc/passwd", "/etc/group"] {
-        fs::copy(file, files.join(file.trim_start_matches('/')))?;
+    for file in HOST_FILES {
+        let to = files.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+        fs::copy(file, to)?;
     }
     let mut modules = String::new();
     for module in &kernel.modules {
