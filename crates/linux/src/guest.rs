@@ -157,6 +157,7 @@ impl Drop for KernelGuard<'_> {
         }
         if self.kernel.exit.is_some() {
             self.guest.ended.notify_all();
+            self.guest.quiet.notify_all();
         }
     }
 }
@@ -266,6 +267,7 @@ impl Guest {
         self.observer.progress(kernel);
         if kernel.exit.is_some() {
             self.ended.notify_all();
+            self.quiet.notify_all();
         }
     }
 

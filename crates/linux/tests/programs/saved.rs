@@ -15,7 +15,7 @@ use crate::guest::{Output, Shape, configuration, run, spawn, status};
 use crate::program::{self, Linking, Run, folder, run_on_host};
 
 /// How often a program is saved at most: a cycle takes some milliseconds, which is mostly the new machine.
-const CYCLES_MAX: u64 = 80;
+const CYCLES_MAX: u64 = 50;
 /// The same where the processor is emulated.
 const CYCLES_EMULATED_MAX: u64 = 8;
 
