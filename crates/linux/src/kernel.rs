@@ -226,6 +226,7 @@ impl Kernel {
 
     /// Makes threads ready whose wait is over.
     pub(crate) fn settle(&mut self) {
+        self.settle_terminals();
         for (tid, why) in self.waits.take_woken() {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             debug_assert_eq!(thread.state, ThreadState::Parked);

@@ -48,6 +48,7 @@ pub mod sys;
 pub mod table;
 pub mod thread;
 pub mod timers;
+pub mod tty;
 pub mod vcpu;
 pub mod vdso;
 pub mod version;

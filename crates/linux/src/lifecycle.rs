@@ -87,6 +87,7 @@ impl Kernel {
         let files = std::mem::take(&mut process.files);
         drop::<FdTable>(files);
         self.network.settle_closed();
+        self.leave_terminal(pid, true);
         self.spaces.release(space, &mut self.frames);
         self.release_parent(pid);
         let groups = self.guarded_groups(pid);

@@ -38,6 +38,8 @@ pub struct Process {
     pub group: Pid,
     /// Its session.
     pub session: Pid,
+    /// Its controlling terminal's number.
+    pub terminal: Option<u32>,
     /// Its memory; [`SpaceId::NONE`] when it has ended.
     pub space: SpaceId,
     /// Its descriptors.
@@ -270,6 +272,7 @@ impl Process {
             parent: 0,
             group: pid,
             session: pid,
+            terminal: None,
             space,
             files,
             surroundings: Arc::new(Mutex::new(Surroundings { cwd, umask: 0o022 })),
@@ -309,6 +312,7 @@ impl Process {
             parent: self.pid,
             group: self.group,
             session: self.session,
+            terminal: self.terminal,
             surroundings,
             credentials: self.credentials.clone(),
             limits: self.limits.clone(),

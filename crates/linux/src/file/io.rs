@@ -9,6 +9,7 @@ use crate::fs::pages::FILE_BYTES_MAX;
 use crate::fs::tmp::{Content, TmpInode};
 use crate::kernel::Kernel;
 use crate::random;
+use crate::tty::TerminalEnd;
 
 impl OpenFile {
     /// Reads up to `length` bytes, at the file's own position or at the given one. `EAGAIN` if it would have to wait.
@@ -41,6 +42,7 @@ impl OpenFile {
             Body::Timer(timer) => timer.read(kernel.clock.monotonic_ns(), length),
             Body::Socket(socket) => socket.read(kernel, length),
             Body::Signal(signals) => signals.read(kernel, length),
+            Body::Terminal(end) => end.read(length),
             Body::ConsoleOutput(_) | Body::Epoll(_) | Body::Process(_) | Body::Path => Err(Errno::EINVAL),
         }
     }
@@ -85,6 +87,7 @@ impl OpenFile {
             Body::ConsoleOutput(stream) => write_console(kernel, *stream, bytes),
             Body::Pipe(end) => end.write(bytes),
             Body::Event(event) => event.write(bytes),
+            Body::Terminal(end) => write_terminal(kernel, end, bytes),
             Body::Socket(socket) => socket.write(kernel, bytes),
             Body::Host(_) => Err(Errno::EROFS),
             Body::Directory(_) => Err(Errno::EISDIR),
@@ -153,7 +156,6 @@ impl OpenFile {
             Body::Tmp(inode) => inode.metadata().size,
             Body::Text(text) => text.bytes.len() as u64,
             Body::Directory(_) => 0,
-            Body::Device(Device::Terminal) => return Err(Errno::ESPIPE),
             Body::Device(_) => return Ok(0),
             // As Linux has it for objects without a position.
             Body::Event(_) | Body::Timer(_) | Body::Epoll(_) | Body::Signal(_) | Body::Inotify(_) => return Ok(0),
@@ -219,8 +221,17 @@ fn read_device(device: Device, length: usize) -> Result<Vec<u8>, Errno> {
             random::fill(&mut bytes);
             Ok(bytes)
         }
-        Device::Terminal => Err(Errno::EIO),
+        // These become something else when they are opened.
+        Device::Terminal | Device::Multiplexer => Err(Errno::EIO),
     }
+}
+
+fn write_terminal(kernel: &mut Kernel, end: &TerminalEnd, bytes: &[u8]) -> Result<usize, Errno> {
+    let (taken, signals) = end.write(bytes)?;
+    for signal in signals {
+        kernel.signal_foreground(end.terminal(), signal);
+    }
+    Ok(taken)
 }
 
 fn write_console(kernel: &mut Kernel, stream: Stream, bytes: &[u8]) -> Result<usize, Errno> {

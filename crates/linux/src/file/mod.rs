@@ -49,6 +49,7 @@ use crate::kernel::Kernel;
 use crate::net::Socket;
 use crate::notifier::Beacon;
 use crate::outcome::WaitKey;
+use crate::tty::TerminalEnd;
 
 /// May be read (`O_RDONLY`, `O_RDWR`).
 pub const READABLE: u32 = 1;
@@ -110,6 +111,8 @@ pub enum Body {
     Signal(SignalFd),
     /// `pidfd_open(2)`.
     Process(PidFd),
+    /// An end of a pseudo-terminal.
+    Terminal(TerminalEnd),
     /// `O_PATH`: only a name for a location.
     Path,
 }
@@ -256,7 +259,7 @@ impl OpenFile {
 
     /// Whether it takes bytes as there is room for them, and a blocking write waits for room.
     pub fn is_stream(&self) -> bool {
-        matches!(self.body, Body::ConsoleOutput(_) | Body::Pipe(_) | Body::Socket(_))
+        matches!(self.body, Body::ConsoleOutput(_) | Body::Pipe(_) | Body::Socket(_) | Body::Terminal(_))
     }
 
     /// Whether it was opened for reading.
@@ -388,6 +391,7 @@ impl OpenFile {
             Body::Socket(socket) => socket.readiness(),
             Body::Signal(signals) => signals.readiness(kernel),
             Body::Process(process) => process.readiness(),
+            Body::Terminal(end) => end.readiness(),
             _ => readiness::BOTH,
         }
     }
@@ -400,6 +404,7 @@ impl OpenFile {
             }
             Body::Pipe(end) => keys.extend(end.beacons().map(|beacon| WaitKey::Object(beacon.object()))),
             Body::Inotify(inotify) => _ = keys.insert(WaitKey::Object(inotify.beacon().object())),
+            Body::Terminal(end) => _ = keys.insert(WaitKey::Object(end.beacon().object())),
             Body::Event(event) => _ = keys.insert(WaitKey::Object(event.beacon().object())),
             Body::Timer(timer) => _ = keys.insert(WaitKey::Object(timer.beacon().object())),
             Body::Epoll(epoll) => epoll.wait_keys(kernel, keys, 0),
@@ -422,6 +427,7 @@ impl OpenFile {
             Body::Socket(socket) => socket.beacon().changes(),
             Body::Signal(_) => kernel.calling_process().map_or(0, |process| process.signals_sent),
             Body::Process(process) => process.life().beacon().changes(),
+            Body::Terminal(end) => end.beacon().changes(),
             _ => 0,
         }
     }

@@ -22,6 +22,7 @@ use crate::fs::listing::Entry;
 use crate::fs::node::saved::SavedLocation;
 use crate::signal::SignalSet;
 use crate::state::{Restorer, Saver, SectionId, StateError};
+use crate::tty::saved::SavedTerminalEnd;
 
 /// An [`OpenFile`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +56,7 @@ enum SavedBody {
     Socket(u32),
     Signal(SignalSet),
     Process(u32),
+    Terminal(SavedTerminalEnd),
     Path,
 }
 
@@ -97,6 +99,7 @@ impl Body {
             Body::Socket(socket) => SavedBody::Socket(saver.sockets.number(socket)),
             Body::Signal(SignalFd { accepted }) => SavedBody::Signal(*accepted.lock()),
             Body::Process(PidFd { life }) => SavedBody::Process(saver.lives.number(life)),
+            Body::Terminal(end) => SavedBody::Terminal(end.save(saver)),
             Body::Path => SavedBody::Path,
         }
     }
@@ -159,6 +162,7 @@ impl SavedBody {
             SavedBody::Socket(socket) => Body::Socket(restorer.socket(socket)?.clone()),
             SavedBody::Signal(accepted) => Body::Signal(SignalFd::new(accepted)),
             SavedBody::Process(life) => Body::Process(PidFd { life: restorer.life(life)?.clone() }),
+            SavedBody::Terminal(end) => Body::Terminal(end.restore(restorer)?),
             SavedBody::Path => Body::Path,
         })
     }

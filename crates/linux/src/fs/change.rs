@@ -321,7 +321,7 @@ fn changeable(location: &Location) -> Result<&Arc<TmpInode>, Errno> {
             Some(location) if !matches!(location.node, Node::Open(_)) => changeable(location),
             _ => Err(Errno::EPERM),
         },
-        Node::Host(_) | Node::Fixed(_) => Err(Errno::EROFS),
+        Node::Host(_) | Node::Fixed(_) | Node::Pts(_) => Err(Errno::EROFS),
         Node::Proc(_) => Err(Errno::EPERM),
     }
 }

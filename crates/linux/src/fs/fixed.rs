@@ -44,8 +44,10 @@ pub enum Device {
     Random,
     /// Random bytes.
     Urandom,
-    /// The controlling terminal: nobody has one.
+    /// The controlling terminal, whichever that is of who opens it.
     Terminal,
+    /// Makes pseudo-terminals (`ptmx`).
+    Multiplexer,
 }
 
 impl Device {
@@ -58,6 +60,7 @@ impl Device {
             Device::Random => (1, 8),
             Device::Urandom => (1, 9),
             Device::Terminal => (5, 0),
+            Device::Multiplexer => (5, 2),
         }
     }
 }
@@ -153,6 +156,7 @@ impl Builder {
             ("random", Content::Device(Device::Random)),
             ("urandom", Content::Device(Device::Urandom)),
             ("tty", Content::Device(Device::Terminal)),
+            ("ptmx", Content::Device(Device::Multiplexer)),
             ("fd", link("/proc/self/fd")),
             ("stdin", link("/proc/self/fd/0")),
             ("stdout", link("/proc/self/fd/1")),

@@ -3,11 +3,13 @@
 //! - [`host`]: directories of the host, read-only.
 //! - [`tmp`]: file systems in guest memory.
 //! - [`fixed`]: `/dev`, `/sys` and the like, which never change.
+//! - [`devpts`]: `/dev/pts`, the slaves of pseudo-terminals.
 //! - [`proc`]: `/proc`, made up when it is looked at.
 //!
 //! [`walk`] turns a path into a [`Location`], [`open`] a location into an open file.
 
 pub mod change;
+pub mod devpts;
 pub mod fixed;
 pub mod host;
 pub mod listing;
@@ -35,6 +37,7 @@ use crate::file::buffers::Buffers;
 use crate::file::inotify::Watches;
 use crate::file::lock::Locks;
 use crate::frames::{Charge, Frames};
+use crate::fs::devpts::Pts;
 use crate::fs::fixed::{Builder, Content, Fixed};
 use crate::fs::host::HostTrees;
 use crate::fs::metadata::{Time, device_number};
@@ -42,6 +45,7 @@ use crate::fs::node::FixedPlace;
 use crate::fs::proc::Proc;
 use crate::fs::proc::processor::Processor;
 use crate::fs::tmp::{Owner, TmpFileSystem};
+use crate::tty::Terminals;
 
 /// Most files in `/tmp`.
 pub const TMP_INODES_MAX: u64 = 65_536;
@@ -112,6 +116,7 @@ pub struct FileSystem {
     buffers: Buffers,
     locks: Locks,
     watches: Watches,
+    terminals: Terminals,
     vcpu_count: u32,
     processor: Processor,
     boot_id: String,
@@ -141,6 +146,7 @@ const HOST_MOUNT: Mount = Mount { kind: "ext4", options: "ro,nosuid,nodev,relati
 const OVERLAY_MOUNT: Mount = Mount { kind: "overlay", options: "rw,nosuid,nodev,relatime" };
 const TMP_MOUNT: Mount = Mount { kind: "tmpfs", options: "rw,nosuid,nodev,relatime" };
 const DEV_MOUNT: Mount = Mount { kind: "devtmpfs", options: "ro,nosuid,noexec" };
+const PTS_MOUNT: Mount = Mount { kind: "devpts", options: "rw,nosuid,noexec,relatime,mode=600,ptmxmode=000" };
 const PROC_MOUNT: Mount = Mount { kind: "proc", options: "rw,nosuid,nodev,noexec,relatime" };
 const TEXT_MOUNT: Mount = Mount { kind: "tmpfs", options: "ro,nosuid,nodev,relatime" };
 const SYS_MOUNT: Mount = Mount { kind: "sysfs", options: "ro,nosuid,nodev,noexec,relatime" };
@@ -165,6 +171,7 @@ impl FileSystem {
             buffers: Buffers::default(),
             locks: Locks::default(),
             watches: Watches::default(),
+            terminals: Terminals::default(),
             vcpu_count: config.vcpu_count.max(1),
             processor: Processor::of_host(),
             boot_id: proc::system::random_uuid(),
@@ -192,6 +199,7 @@ impl FileSystem {
         tree.mount("/tmp", tmp, TMP_MOUNT, &empty)?;
         tree.mount("/dev", fixed(builder.dev()), DEV_MOUNT, &empty)?;
         tree.mount("/dev/shm", shm, TMP_MOUNT, &empty)?;
+        tree.mount("/dev/pts", Node::Pts(Pts::Root), PTS_MOUNT, &empty)?;
         tree.mount("/proc", Node::Proc(Proc::Root), PROC_MOUNT, &empty)?;
         for (path, text) in config.texts {
             let text = builder.file(Content::Text(text.into()));
@@ -295,6 +303,11 @@ impl FileSystem {
     /// The locks on files.
     pub fn locks(&self) -> &Locks {
         &self.locks
+    }
+
+    /// The pseudo-terminals.
+    pub fn terminals(&self) -> &Terminals {
+        &self.terminals
     }
 
     /// Virtual CPUs.

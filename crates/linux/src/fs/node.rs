@@ -10,6 +10,7 @@ use crate::file::OpenFile;
 use crate::file::inotify::{FoundIn, Watches};
 use crate::file::lock::FileKey;
 use crate::fs::FileSystem;
+use crate::fs::devpts::Pts;
 use crate::fs::fixed::{Content, Fixed};
 use crate::fs::host::HostEntry;
 use crate::fs::listing::{Entry, entry_kind};
@@ -30,6 +31,8 @@ pub enum Node {
     Fixed(Arc<FixedPlace>),
     /// Of `/proc`.
     Proc(Proc),
+    /// Of `/dev/pts`.
+    Pts(Pts),
     /// What an entry of `/proc/self/fd` leads to.
     Open(Arc<OpenFile>),
 }
@@ -83,6 +86,7 @@ impl Location {
             Node::Tmp(inode) => Ok(inode.metadata()),
             Node::Fixed(place) => Ok(place.file.metadata(kernel.files.started())),
             Node::Proc(entry) => entry.metadata(kernel),
+            Node::Pts(entry) => entry.metadata(kernel.files.terminals(), kernel.files.started()),
             Node::Open(file) => file.metadata(kernel),
         }
     }
@@ -94,6 +98,7 @@ impl Location {
             Node::Tmp(inode) => inode.is_directory(),
             Node::Fixed(place) => matches!(place.file.content(), Content::Directory(_)),
             Node::Proc(entry) => entry.is_directory(),
+            Node::Pts(entry) => *entry == Pts::Root,
             Node::Open(_) => false,
         }
     }
@@ -114,6 +119,7 @@ impl Location {
                 Node::Fixed(Arc::new(FixedPlace { file: file.clone(), parent }))
             }),
             Node::Proc(entry) => entry.lookup(kernel, pid, name)?.map(Node::Proc),
+            Node::Pts(entry) => entry.lookup(files.terminals(), name).map(Node::Pts),
             Node::Open(_) => return Err(Errno::ENOTDIR),
         };
         Ok(node.map(Location::from))
@@ -138,6 +144,10 @@ impl Location {
             Node::Proc(entry) => {
                 let (parent, name) = entry.parent()?;
                 (Node::Proc(parent), name)
+            }
+            Node::Pts(entry) => {
+                let (parent, name) = entry.parent()?;
+                (Node::Pts(parent), name)
             }
             Node::Open(_) => return None,
         };
@@ -196,7 +206,7 @@ impl Location {
                 _ => Ok(None),
             },
             Node::Proc(entry) => entry.link_target(kernel, pid),
-            Node::Host(_) | Node::Open(_) => Ok(None),
+            Node::Host(_) | Node::Pts(_) | Node::Open(_) => Ok(None),
         }
     }
 
@@ -207,6 +217,7 @@ impl Location {
             Node::Tmp(inode) => inode.list()?,
             Node::Fixed(place) => place.file.list(),
             Node::Proc(entry) => entry.list(kernel, pid)?,
+            Node::Pts(_) => Pts::list(kernel.files.terminals()),
             Node::Open(_) => return Err(Errno::ENOTDIR),
         };
         if let Some(index) = self.junction {
@@ -270,7 +281,7 @@ impl Location {
             Node::Host(entry) => Some((entry.known_metadata().device, entry.known_metadata().inode)),
             Node::Tmp(inode) => Some(inode.key()),
             Node::Open(file) => file.location.as_ref().filter(|at| !matches!(at.node, Node::Open(_)))?.key(),
-            Node::Fixed(_) | Node::Proc(_) => None,
+            Node::Fixed(_) | Node::Proc(_) | Node::Pts(_) => None,
         }
     }
 
@@ -304,6 +315,7 @@ impl Node {
             (Node::Tmp(a), Node::Tmp(b)) => Arc::ptr_eq(a, b),
             (Node::Fixed(a), Node::Fixed(b)) => Arc::ptr_eq(a, b),
             (Node::Proc(a), Node::Proc(b)) => a == b,
+            (Node::Pts(a), Node::Pts(b)) => a == b,
             (Node::Open(a), Node::Open(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }

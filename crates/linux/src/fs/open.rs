@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::errno::Errno;
 use crate::file::{Body, Mapping, OpenFile, READABLE, Text, WRITABLE};
+use crate::fs::devpts::Pts;
 use crate::fs::fixed::{Content as FixedContent, Device};
 use crate::fs::metadata::{MAY_EXECUTE, MAY_READ, MAY_WRITE, Metadata, Time};
 use crate::fs::node::{Location, Node};
@@ -13,6 +14,7 @@ use crate::fs::tmp::{Content, Owner, TmpInode};
 use crate::fs::walk::{Follow, Found, Resolve, Walker};
 use crate::kernel::Kernel;
 use crate::process::Pid;
+use crate::tty;
 
 const O_TMPFILE: i32 = libc::O_TMPFILE;
 
@@ -223,7 +225,16 @@ fn body(kernel: &mut Kernel, pid: Pid, location: &Location, metadata: &Metadata,
         Node::Host(entry) => Ok(Body::Host(Arc::new(entry.open()?))),
         Node::Tmp(inode) => open_tmp(kernel, inode, how),
         Node::Fixed(place) => match place.file.content() {
-            FixedContent::Device(Device::Terminal) => Err(Errno::ENXIO),
+            FixedContent::Device(Device::Terminal) => {
+                let terminal = kernel.terminal_of(pid).ok_or(Errno::ENXIO)?;
+                Ok(Body::Terminal(kernel.files.terminals().open_slave(&terminal)?))
+            }
+            FixedContent::Device(Device::Multiplexer) => {
+                let Owner { uid, gid, now: opened } = owner(kernel, pid)?;
+                let owner = tty::Owner { uid, gid, opened };
+                let master = kernel.files.terminals().open_master(kernel.waits.notifier(), owner)?;
+                Ok(Body::Terminal(master))
+            }
             FixedContent::Device(device) => Ok(Body::Device(*device)),
             FixedContent::Text(text) => Ok(Body::Text(Text::from(text.clone()))),
             FixedContent::Directory(_) | FixedContent::Link(_) => Err(Errno::ELOOP),
@@ -232,7 +243,15 @@ fn body(kernel: &mut Kernel, pid: Pid, location: &Location, metadata: &Metadata,
             let content = entry.content(kernel, pid)?;
             Ok(Body::Text(Text::new(content, kernel.files.buffers())?))
         }
-        Node::Open(_) => Err(Errno::ENXIO),
+        Node::Pts(Pts::Slave(index)) => {
+            let terminal = kernel.files.terminals().get(*index).ok_or(Errno::ENOENT)?;
+            let slave = kernel.files.terminals().open_slave(&terminal)?;
+            if !how.has(libc::O_NOCTTY) && how.access()? & READABLE != 0 {
+                kernel.acquire_terminal(pid, &terminal);
+            }
+            Ok(Body::Terminal(slave))
+        }
+        Node::Pts(Pts::Root) | Node::Open(_) => Err(Errno::ENXIO),
     }
 }
 
@@ -339,7 +358,7 @@ fn executable_at(
             }
             _ => file.mapping().map_err(|_| Errno::EACCES)?,
         },
-        Node::Fixed(_) | Node::Proc(_) => return Err(Errno::EACCES),
+        Node::Fixed(_) | Node::Proc(_) | Node::Pts(_) => return Err(Errno::EACCES),
     };
     Ok(ExecutableFile { mapping, path, mode: metadata.mode, size: metadata.size })
 }

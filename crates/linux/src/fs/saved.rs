@@ -49,6 +49,8 @@ impl FileSystem {
             started,
             locks,
             watches,
+            // Open files bring them back.
+            terminals: _,
         } = self;
         let mut saved = Vec::new();
         for (index, Junction { parent: _, name: _, children: _, node, mount }) in junctions.iter().enumerate() {

@@ -36,6 +36,7 @@ use crate::process::saved::restore_actions;
 use crate::process::{Actions, Life, ProgramFacts, Surroundings};
 use crate::sched::Scheduler;
 use crate::thread::{Fpu, ThreadState};
+use crate::tty::Terminal;
 use crate::waits::{Tid, Waits};
 
 /// A saved guest whose bytes are sound: complete, undamaged, and of versions that are read here.
@@ -89,6 +90,7 @@ pub(crate) struct Restorer<'t> {
     tmp_file_systems: Vec<Arc<TmpFileSystem>>,
     inodes: Vec<Arc<TmpInode>>,
     pipes: Vec<Arc<Pipe>>,
+    terminals: Vec<Arc<Terminal>>,
     sockets: Vec<Arc<Socket>>,
     files: Vec<Arc<OpenFile>>,
     tables: Vec<Arc<Table>>,
@@ -137,6 +139,10 @@ impl Restorer<'_> {
         by_number(&self.pipes, number)
     }
 
+    pub(crate) fn terminal(&self, number: u32) -> Result<&Arc<Terminal>, StateError> {
+        by_number(&self.terminals, number)
+    }
+
     pub(crate) fn socket(&self, number: u32) -> Result<&Arc<Socket>, StateError> {
         by_number(&self.sockets, number)
     }
@@ -179,6 +185,7 @@ impl Restorer<'_> {
             tmp_file_systems,
             inodes,
             pipes,
+            terminals,
             files,
             tables,
             surroundings,
@@ -202,6 +209,10 @@ impl Restorer<'_> {
         for pipe in pipes {
             let pipe = pipe.restore(self)?;
             self.pipes.push(pipe);
+        }
+        for terminal in terminals {
+            let terminal = terminal.restore(self)?;
+            self.terminals.push(terminal);
         }
         for life in lives {
             let life = life.restore(self)?;
@@ -316,6 +327,7 @@ fn restore_kernel(
         tmp_file_systems: Vec::new(),
         inodes: Vec::new(),
         pipes: Vec::new(),
+        terminals: Vec::new(),
         sockets: Vec::new(),
         files: Vec::new(),
         tables: Vec::new(),

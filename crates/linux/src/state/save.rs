@@ -34,6 +34,8 @@ use crate::net::saved::SavedNetwork;
 use crate::net::socket::saved::SavedSocket;
 use crate::process::saved::{SavedLife, SavedSurroundings};
 use crate::process::{Actions, Life, ProgramFacts, Surroundings};
+use crate::tty::Terminal;
+use crate::tty::saved::SavedTerminal;
 
 /// A guest as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,7 @@ pub(super) struct SavedFiles {
     pub(super) tmp_file_systems: Vec<SavedTmpFileSystem>,
     pub(super) inodes: Vec<SavedInode>,
     pub(super) pipes: Vec<SavedPipe>,
+    pub(super) terminals: Vec<SavedTerminal>,
     pub(super) files: Vec<SavedFile>,
     pub(super) tables: Vec<SavedTable>,
     pub(super) surroundings: Vec<SavedSurroundings>,
@@ -130,6 +133,7 @@ pub(crate) struct Saver<'k> {
     pub(crate) tmp_file_systems: Numbered<TmpFileSystem>,
     pub(crate) inodes: Numbered<TmpInode>,
     pub(crate) pipes: Numbered<Pipe>,
+    pub(crate) terminals: Numbered<Terminal>,
     pub(crate) sockets: Numbered<Socket>,
     files: Numbered<OpenFile>,
     pub(crate) tables: Numbered<Table>,
@@ -150,6 +154,7 @@ impl<'k> Saver<'k> {
             tmp_file_systems: Numbered::default(),
             inodes: Numbered::default(),
             pipes: Numbered::default(),
+            terminals: Numbered::default(),
             sockets: Numbered::default(),
             files: Numbered::default(),
             tables: Numbered::default(),
@@ -228,6 +233,7 @@ impl<'k> Saver<'k> {
             tmp_file_systems: Vec::new(),
             inodes: Vec::new(),
             pipes: Vec::new(),
+            terminals: Vec::new(),
             files: Vec::new(),
             tables: Vec::new(),
             surroundings: Vec::new(),
@@ -255,6 +261,8 @@ impl<'k> Saver<'k> {
                 saved.tmp_file_systems.push(fs.save());
             } else if let Some(pipe) = self.pipes.get(saved.pipes.len()) {
                 saved.pipes.push(pipe.save());
+            } else if let Some(terminal) = self.terminals.get(saved.terminals.len()) {
+                saved.terminals.push(terminal.save());
             } else if let Some(file) = self.host_files.get(saved.host_files.len()) {
                 saved.host_files.push(file.save(&mut self));
             } else if let Some(entry) = self.host_entries.get(saved.host_entries.len()) {

@@ -1,4 +1,4 @@
-//! Process groups and sessions (`credentials(7)`). There is no terminal to control.
+//! Process groups and sessions (`credentials(7)`).
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -75,5 +75,6 @@ fn setsid(call: &mut Call<'_>) -> SysResult {
     let process = call.process();
     process.session = pid;
     process.group = pid;
+    process.terminal = None;
     Ok(pid.into())
 }

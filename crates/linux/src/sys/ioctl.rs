@@ -1,14 +1,14 @@
-//! `ioctl(2)`: the requests that apply to every descriptor. There are no terminals.
+//! `ioctl(2)`: the requests that apply to every descriptor. Those of terminals are in [`super::terminal`].
 
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, OpenFile};
 use crate::outcome::SysResult;
-use crate::sys::{entry, interface};
+use crate::sys::{entry, interface, terminal};
 use crate::table::SystemCall;
 
 /// The calls of this family.
-pub const CALLS: &[SystemCall] = &[entry(16, "ioctl", ioctl)];
+pub const CALLS: &[SystemCall] = &[entry(16, "ioctl", ioctl).supports(terminal::SUPPORTED)];
 
 /// Sets close-on-exec (`asm-generic/ioctls.h`, as the next ones).
 const FIOCLEX: u32 = 0x5451;
@@ -50,6 +50,7 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
                 return Err(Errno::EOPNOTSUPP.into());
             }
         }
+        request if let Body::Terminal(end) = &file.body => return terminal::request(call, &file, end, request),
         FIONREAD => {
             let waiting = waiting_bytes(call, &file)?;
             call.write(argument, &i32::try_from(waiting).unwrap_or(i32::MAX))?;

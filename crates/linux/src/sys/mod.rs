@@ -33,6 +33,7 @@ pub mod socket;
 pub mod splice;
 pub mod stat;
 pub mod system;
+pub mod terminal;
 pub mod thread;
 pub mod time;
 pub mod timer;

@@ -8,9 +8,10 @@ use crate::file::{Body, OpenFile};
 use crate::fs::host::HostFile;
 use crate::limits::{Resource, UNLIMITED};
 use crate::outcome::{Stop, SysResult, Wait};
+use crate::signal::Signal;
 use crate::sys::access::count;
-use crate::sys::entry;
 use crate::sys::vector::{BYTES_MAX, Vector};
+use crate::sys::{entry, terminal};
 use crate::table::SystemCall;
 
 /// Most bytes that one call moves to or from a regular file, in pieces of [`BYTES_MAX`]: programs expect those to be
@@ -75,6 +76,9 @@ fn read_parts(
 ) -> SysResult {
     if let Some(host) = file.host_file() {
         return read_host(call, file, &*host?, vector, position);
+    }
+    if let (Body::Terminal(end), None) = (&file.body, position) {
+        return terminal::read(call, file, end, vector);
     }
     let mut done = 0;
     loop {
@@ -177,6 +181,12 @@ fn write_from(call: &mut Call<'_>, file: &Arc<OpenFile>, vector: &Vector, how: W
 
 fn write_parts(call: &mut Call<'_>, file: &Arc<OpenFile>, vector: &Vector, how: Writing) -> SysResult {
     let mut done = call.progress().min(vector.length());
+    if let Body::Terminal(end) = &file.body
+        && done == 0
+        && end.with(|discipline| discipline.termios().has_local(libc::TOSTOP))
+    {
+        call.check_foreground(end, Signal::TTOU)?;
+    }
     loop {
         let piece = (vector.length() - done).min(BYTES_MAX);
         let at = how.position.map(|position| position + done as u64);

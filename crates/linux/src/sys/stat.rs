@@ -160,6 +160,7 @@ const _: () = assert!(size_of::<Statfs>() == 120);
 const MAGIC_TMPFS: u64 = 0x0102_1994;
 const MAGIC_OVERLAY: u64 = 0x794c_7630;
 const MAGIC_PROC: u64 = 0x9fa0;
+const MAGIC_DEVPTS: u64 = 0x1cd1;
 const MAGIC_SYSFS: u64 = 0x6265_6572;
 const MAGIC_EXT4: u64 = 0xef53;
 const MAGIC_PIPEFS: u64 = 0x5049_5045;
@@ -272,6 +273,7 @@ fn statfs_of(call: &Call<'_>, location: &Location) -> Result<Statfs, Errno> {
             // The space that the host has free is not the guest's business, and not for it to use.
             Statfs { kind: MAGIC_EXT4, blocks: host.f_blocks, files: host.f_files, flags: libc::ST_RDONLY, ..common }
         }
+        Node::Pts(_) => Statfs { kind: MAGIC_DEVPTS, ..common },
         Node::Proc(_) => Statfs { kind: MAGIC_PROC, ..common },
         Node::Fixed(_) => Statfs { kind: MAGIC_SYSFS, ..common },
         Node::Open(file) => match &file.location {

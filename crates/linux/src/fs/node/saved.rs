@@ -7,6 +7,7 @@ use serde_bytes::ByteBuf;
 
 use super::{FixedPlace, Location, Node};
 use crate::file::lock::FileKey;
+use crate::fs::devpts::Pts;
 use crate::fs::host::HostEntry;
 use crate::fs::proc::saved::SavedProc;
 use crate::state::{Restorer, Saver, SectionId, StateError};
@@ -26,6 +27,7 @@ pub(crate) enum SavedNode {
     Tmp(u32),
     Fixed(u32),
     Proc(SavedProc),
+    Pts(Pts),
     Open(u32),
 }
 
@@ -53,6 +55,7 @@ impl Node {
             Node::Tmp(inode) => SavedNode::Tmp(saver.inodes.number(inode)),
             Node::Fixed(place) => SavedNode::Fixed(saver.fixed_place(place)),
             Node::Proc(entry) => SavedNode::Proc(entry.save()),
+            Node::Pts(entry) => SavedNode::Pts(*entry),
             Node::Open(file) => SavedNode::Open(saver.file(file)),
         }
     }
@@ -64,7 +67,7 @@ impl Node {
         match self {
             Node::Host(entry) => Some(entry.clone()),
             Node::Tmp(inode) => inode.entry_below(),
-            Node::Fixed(_) | Node::Proc(_) | Node::Open(_) => None,
+            Node::Fixed(_) | Node::Proc(_) | Node::Pts(_) | Node::Open(_) => None,
         }
     }
 }
@@ -88,6 +91,7 @@ impl SavedNode {
             SavedNode::Tmp(inode) => Node::Tmp(restorer.inode(inode)?.clone()),
             SavedNode::Fixed(place) => Node::Fixed(restorer.fixed_place(place)?.clone()),
             SavedNode::Proc(entry) => Node::Proc(entry.restore()?),
+            SavedNode::Pts(entry) => Node::Pts(entry),
             SavedNode::Open(file) => Node::Open(restorer.file(file)?.clone()),
         })
     }
