@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use calypte_egress::policy::Allowance;
+use calypte_jail::Policy;
 
 /// Options.
 #[derive(clap::Args)]
@@ -22,13 +23,16 @@ pub(crate) struct EgressOptions {
 }
 
 impl EgressOptions {
-    /// The program that opens connections, and its arguments; `None` if nothing is to open any.
-    pub(crate) fn command(&self) -> anyhow::Result<Option<(PathBuf, Vec<OsString>)>> {
+    /// The program that opens connections, and its arguments; `None` if nothing is to open any. `uid_first` is the first
+    /// user id of monitors: egress has the one after theirs.
+    pub(crate) fn command(&self, policy: Policy, uid_first: u32) -> anyhow::Result<Option<(PathBuf, Vec<OsString>)>> {
         if self.no_network {
             return Ok(None);
         }
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let mut arguments: Vec<OsString> = vec!["egress".into()];
+        let uid = uid_first.saturating_add(calypte_monitor::zygote::UIDS).to_string();
+        let mut arguments: Vec<OsString> = vec!["egress".into(), "--jail-uid".into(), uid.into()];
+        arguments.extend(["--require-jail".into(), policy.to_string().into()]);
         for allowance in &self.egress_allow {
             arguments.extend(["--allow".into(), allowance.to_string().into()]);
         }

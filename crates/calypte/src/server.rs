@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// `full`: do not start unless every layer of the jail around microVMs is possible here (docs/security.md)
     #[arg(long, value_name = "HOW", default_value_t = Policy::BestEffort, env = "CALYPTE_REQUIRE_JAIL")]
     require_jail: Policy,
-    /// First of 65,536 user ids for microVMs, used when the server runs as root; nothing else may use them
+    /// First of 65,537 user ids for microVMs and for egress, used when the server runs as root; nothing else may use them
     #[arg(long, value_name = "UID", default_value_t = UID_FIRST_DEFAULT)]
     jail_uids: u32,
     #[command(flatten)]
@@ -157,10 +157,11 @@ impl Prepared {
         };
         let images = Images::open(folder.runtimes())?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let egress = options.egress.command(options.require_jail, options.jail_uids)?;
         let worker = WorkerConfig {
             zygote_arguments: zygote::arguments(options.require_jail, options.jail_uids),
             platform,
-            egress: options.egress.command()?.map(|(program, arguments)| EgressConfig { program, arguments }),
+            egress: egress.map(|(program, arguments)| EgressConfig { program, arguments }),
             cpu_limit: options.cpu_limit,
             tmp_percent: options.tmp_reserve,
             ..WorkerConfig::new(folder.path().to_owned(), program)

@@ -15,6 +15,7 @@ use calypte_wire::egress::{Answer, Counts, FromEgress, QUESTION_BYTES_MAX, Quest
 use calypte_wire::zygote::encode;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -71,16 +72,36 @@ struct Shared {
     accounts: RefCell<BTreeMap<String, Rc<RefCell<Meter>>>>,
 }
 
-/// Runs egress on its socket to the worker until that closes.
-pub fn serve(socket: OwnedFd, config: Config) -> Result<(), EgressError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(refused("start"))?;
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        let worker = PacketSocket::new(socket).map_err(refused("use its socket"))?;
-        let (policy, names) = (Policy::new(config.allowed), Names::new(&config.name_servers)?);
-        let shared = Rc::new(Shared { policy, names, worker, accounts: RefCell::default() });
-        serve_worker(&shared).await
-    })
+/// An egress that has read all that it needs of the host's files. It has one thread and has looked at no message, so that
+/// its process can be jailed now.
+#[derive(Debug)]
+pub struct Prepared {
+    runtime: Runtime,
+    policy: Policy,
+    names: Names,
+}
+
+impl Prepared {
+    /// Reads the host's resolver configuration, if there are no name servers in `config`.
+    pub fn new(config: Config) -> Result<Self, EgressError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(refused("start"))?;
+        let names = {
+            let _inside = runtime.enter();
+            Names::new(&config.name_servers)?
+        };
+        Ok(Self { runtime, policy: Policy::new(config.allowed), names })
+    }
+
+    /// Runs egress on its socket to the worker until that closes.
+    pub fn serve(self, socket: OwnedFd) -> Result<(), EgressError> {
+        let Self { runtime, policy, names } = self;
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let worker = PacketSocket::new(socket).map_err(refused("use its socket"))?;
+            let shared = Rc::new(Shared { policy, names, worker, accounts: RefCell::default() });
+            serve_worker(&shared).await
+        })
+    }
 }
 
 async fn serve_worker(shared: &Rc<Shared>) -> Result<(), EgressError> {

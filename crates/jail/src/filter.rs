@@ -100,10 +100,8 @@ const COMMON: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
     libc::SYS_shutdown,
     libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
     libc::SYS_getsockname,
     libc::SYS_getpeername,
     // What the standard library asks in a panic's message.
@@ -158,7 +156,9 @@ const TRACING: &[i64] = &[
 const NETWORK: &[i64] = &[
     libc::SYS_connect,
     libc::SYS_bind,
+    libc::SYS_sendmsg,
     libc::SYS_sendmmsg,
+    libc::SYS_setsockopt,
     libc::SYS_recvmmsg,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
@@ -184,6 +184,11 @@ pub(crate) fn install(profile: &Profile) -> Result<String, String> {
     Ok(format!("{count} calls are allowed, any other ends the process"))
 }
 
+/// A flag or number as system calls take it.
+fn bits(flags: i32) -> u64 {
+    u64::from(flags.cast_unsigned())
+}
+
 fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
     let own_pid = u64::try_from(rustix::process::getpid().as_raw_nonzero().get()).unwrap_or_default();
     let thread = libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND;
@@ -194,7 +199,6 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;
-    let bits = |flags: i32| u64::from(flags.cast_unsigned());
     let executable = libc::PROT_EXEC.unsigned_abs().into();
     let mut rules: BTreeMap<i64, Rule> = COMMON.iter().map(|call| (*call, Rule::Always)).collect();
     rules.extend([
@@ -239,6 +243,17 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
     rules
 }
 
+/// Options of connections that a monitor may set: none of them changes where a connection leads to.
+const CONNECTION_OPTIONS: [(i32, i32); 7] = [
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_CORK),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+];
+
 /// What a monitor may do with files, and with the sockets that it was given.
 fn reading_rules() -> Vec<(i64, Rule)> {
     let mut rules: Vec<(i64, Rule)> = FILES.iter().map(|call| (*call, Rule::Always)).collect();
@@ -248,8 +263,11 @@ fn reading_rules() -> Vec<(i64, Rule)> {
     rules.push((libc::SYS_openat, Rule::When(vec![vec![masked(2, writing, reading)]])));
     // musl's own form of it.
     rules.push((libc::SYS_open, Rule::When(vec![vec![masked(1, writing, reading)]])));
-    // Not to an address: the sockets that a monitor is given are connected.
+    // Not to an address, which a connected socket for datagrams would take and `MSG_FASTOPEN` too: egress has checked whom
+    // the sockets that a monitor is given are connected to. `sendmsg(2)` has the address in memory, and is not on the list.
     rules.push((libc::SYS_sendto, Rule::When(vec![vec![Condition { argument: 4, is: Is::Zero }, equal(5, 0)]])));
+    let options = CONNECTION_OPTIONS.map(|(level, name)| vec![equal(1, bits(level)), equal(2, bits(name))]);
+    rules.push((libc::SYS_setsockopt, Rule::When(options.into())));
     rules
 }
 

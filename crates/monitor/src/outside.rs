@@ -7,7 +7,7 @@
 //! Lock order: kernel, then the link's.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,9 +23,7 @@ use calypte_wire::descriptor::Descriptor;
 use calypte_wire::egress::{self as wire, Answer, MESSAGE_BYTES_MAX, Question, decode};
 use calypte_wire::zygote::{self, encode};
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 
 use crate::process;
 
@@ -297,9 +295,8 @@ impl State {
             return;
         };
         while let Some(packet) = self.unsent.front() {
-            let parts = [IoSlice::new(packet)];
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags) {
+            match rustix::net::send(socket, packet, flags) {
                 Ok(_) => drop(self.unsent.pop_front()),
                 Err(rustix::io::Errno::INTR) => {}
                 // There will be an event: room for more, or the end.

@@ -31,7 +31,7 @@ const SOCKET_EVENT: u64 = u64::MAX;
 const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(2));
 
 /// User ids for monitors. Environments are numbered, so one is used again after as many further starts.
-const UIDS: u32 = 65_536;
+pub const UIDS: u32 = 65_536;
 
 /// How monitors are jailed.
 #[derive(Debug, Clone, Copy)]

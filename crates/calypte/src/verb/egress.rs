@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use calypte_egress::policy::Allowance;
-use calypte_egress::server::{Config, serve};
-use rustix::process::DumpableBehavior;
+use calypte_egress::server::{Config, Prepared};
+use calypte_jail::Policy;
 
 /// Options.
 #[derive(clap::Args)]
@@ -19,6 +19,11 @@ pub(crate) struct Arguments {
     /// Name server to ask instead of those of this machine
     #[arg(long, value_name = "ADDRESS:PORT")]
     name_server: Vec<SocketAddr>,
+    #[arg(long, default_value_t = Policy::BestEffort)]
+    require_jail: Policy,
+    /// User id that it gets when it is started by root
+    #[arg(long)]
+    jail_uid: u32,
 }
 
 /// Runs until the socket closes.
@@ -27,20 +32,15 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if rustix::net::sockopt::socket_type(&socket).is_err() {
         bail!("`calypte egress` is started by the server and cannot be used by hand; try `calypte dev`");
     }
-    harden();
-    serve(socket, Config { allowed: arguments.allow, name_servers: arguments.name_server })?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Gives up what is never needed. A step that the host refuses is reported and left out.
-fn harden() {
-    for (step, result) in [
-        ("no new privileges", rustix::thread::set_no_new_privs(true)),
-        ("non-dumpable", rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)),
-        ("name", rustix::thread::set_name(c"calypte-egress")),
-    ] {
-        if let Err(error) = result {
-            tracing::warn!(step, %error, "a hardening step of egress is not possible here");
-        }
+    if let Err(error) = rustix::thread::set_name(c"calypte-egress") {
+        tracing::debug!(%error, "the process keeps its name");
     }
+    // Files are read before the jail, in which there are none, and messages after.
+    let prepared = Prepared::new(Config { allowed: arguments.allow, name_servers: arguments.name_server })?;
+    let report = calypte_jail::egress(arguments.jail_uid, arguments.require_jail)?;
+    for step in report.missing() {
+        tracing::debug!(step = step.feature.name(), reason = step.detail, "not part of the jail of egress");
+    }
+    prepared.serve(socket)?;
+    Ok(ExitCode::SUCCESS)
 }

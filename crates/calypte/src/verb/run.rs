@@ -16,6 +16,7 @@ use crate::egress_options::EgressOptions;
 use crate::environment_variable::EnvironmentVariable;
 use crate::output;
 use crate::platform::PlatformOption;
+use crate::verb::zygote::UID_FIRST_DEFAULT;
 
 /// Exit status when the program could not be run, as of `env(1)` and `docker run`.
 const STATUS_NOT_RUN: u8 = 125;
@@ -161,10 +162,11 @@ fn describe(arguments: Arguments, global: &Global) -> anyhow::Result<RunConfig> 
     for (name, value) in environment {
         described.set_variable(&name, &value);
     }
+    let egress = arguments.egress.command(arguments.require_jail, UID_FIRST_DEFAULT)?;
     let attendant = AttendantCommand {
         program: std::env::current_exe().context("cannot find this program's own file")?,
         arguments: vec!["attend".into(), "--".into()],
-        egress_arguments: arguments.egress.command()?.map(|(_, arguments)| arguments),
+        egress_arguments: egress.map(|(_, arguments)| arguments),
     };
     Ok(RunConfig {
         program: described,

@@ -189,6 +189,10 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     killed("makes a Unix socket", |_, _| call(libc::SYS_socket, [AF_UNIX, STREAM, 0, 0, 0, 0])),
     killed("connects", |_, _| call(libc::SYS_connect, [0; 6])),
     killed("listens", |_, _| call(libc::SYS_listen, [0; 6])),
+    killed("sends a message that may have an address", |_, _| call(libc::SYS_sendmsg, [0; 6])),
+    killed("fixes the route of a socket", |_, _| {
+        call(libc::SYS_setsockopt, [0, c_long::from(libc::IPPROTO_IP), c_long::from(libc::IP_OPTIONS), 0, 0, 0])
+    }),
     killed("sends to an address", |_, _| call(libc::SYS_sendto, [0, 0, 0, 0, c"address".as_ptr() as c_long, 7])),
     // Namespaces, mounts, privileges.
     killed("makes a namespace", |_, _| call(libc::SYS_unshare, [libc::CLONE_NEWUSER.into(), 0, 0, 0, 0, 0])),
