@@ -157,6 +157,16 @@ pub struct Stream {
     pushed: u64,
     files: VecDeque<Attached>,
     sender: Maker,
+    urgent: Option<Urgent>,
+}
+
+/// The last byte of TCP that was sent as urgent and is not behind yet.
+#[derive(Debug, Clone, Copy)]
+struct Urgent {
+    /// How many bytes come before it, since the beginning.
+    at: u64,
+    /// The byte, until `MSG_OOB` has fetched it.
+    byte: Option<u8>,
 }
 
 /// Files that were sent with the bytes from `start` to `end`.
@@ -187,8 +197,7 @@ impl Queue {
     /// An empty queue.
     pub fn new(is_stream: bool, budget: &Buffers) -> Self {
         if is_stream {
-            let buffer = Buffer::new(budget, STREAM_BYTES_MAX);
-            Queue::Stream(Stream { buffer, taken: 0, pushed: 0, files: VecDeque::new(), sender: Maker::default() })
+            Queue::Stream(Stream::new(Buffer::new(budget, STREAM_BYTES_MAX)))
         } else {
             Queue::Datagrams(Datagrams { messages: VecDeque::new(), charged: 0, budget: budget.clone() })
         }
@@ -259,17 +268,91 @@ impl Queue {
     /// looked at stays.
     pub fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {
         match self {
-            Queue::Stream(stream) => stream.pop(length, is_peeking),
+            Queue::Stream(stream) => stream.pop(length, is_peeking, false),
             Queue::Datagrams(datagrams) => datagrams.pop(length, is_peeking),
+        }
+    }
+
+    /// The same where the urgent byte of a stream may be one among the others (`SO_OOBINLINE`): else it is passed over.
+    pub fn pop_around_urgent(&mut self, length: usize, is_peeking: bool, is_inline: bool) -> Option<Message> {
+        match self {
+            Queue::Stream(stream) => stream.pop(length, is_peeking, is_inline),
+            Queue::Datagrams(datagrams) => datagrams.pop(length, is_peeking),
+        }
+    }
+
+    /// The last byte, which has just been added to a stream, is urgent.
+    pub fn mark_urgent(&mut self, byte: u8, is_inline: bool) {
+        let Queue::Stream(stream) = self else { return };
+        if stream.is_at_mark() && !is_inline {
+            stream.skip_urgent();
+        }
+        stream.urgent = Some(Urgent { at: stream.pushed - 1, byte: Some(byte) });
+    }
+
+    /// Whether a stream has an urgent byte that is still before the reader.
+    pub fn has_mark(&self) -> bool {
+        matches!(self, Queue::Stream(stream) if stream.urgent.is_some())
+    }
+
+    /// Whether the next byte of a stream is the urgent one (`SIOCATMARK`).
+    pub fn is_at_mark(&self) -> bool {
+        matches!(self, Queue::Stream(stream) if stream.is_at_mark())
+    }
+
+    /// The urgent byte, if it has not been fetched.
+    pub fn urgent(&self) -> Option<u8> {
+        match self {
+            Queue::Stream(stream) => stream.urgent?.byte,
+            Queue::Datagrams(_) => None,
+        }
+    }
+
+    /// Fetches the urgent byte.
+    pub fn take_urgent(&mut self) -> Option<u8> {
+        match self {
+            Queue::Stream(stream) => stream.urgent.as_mut()?.byte.take(),
+            Queue::Datagrams(_) => None,
+        }
+    }
+
+    /// Bytes up to the urgent one.
+    pub fn length_to_mark(&self) -> usize {
+        match self {
+            Queue::Stream(Stream { urgent: Some(urgent), taken, .. }) => (urgent.at - taken) as usize,
+            _ => self.length(),
         }
     }
 }
 
 impl Stream {
-    fn pop(&mut self, length: usize, is_peeking: bool) -> Option<Message> {
+    fn new(buffer: Buffer) -> Self {
+        Self { buffer, taken: 0, pushed: 0, files: VecDeque::new(), sender: Maker::default(), urgent: None }
+    }
+
+    fn is_at_mark(&self) -> bool {
+        self.urgent.is_some_and(|urgent| urgent.at == self.taken)
+    }
+
+    fn skip_urgent(&mut self) {
+        self.taken += self.buffer.pop(1).len() as u64;
+        self.urgent = None;
+    }
+
+    fn pop(&mut self, length: usize, is_peeking: bool, is_inline: bool) -> Option<Message> {
+        if self.is_at_mark() && !is_inline {
+            if is_peeking {
+                let bytes = self.buffer.peek(length.saturating_add(1)).split_off(1);
+                let full_length = bytes.len();
+                return (full_length > 0).then(|| Message { bytes, full_length, ..Message::nothing() });
+            }
+            self.skip_urgent();
+        }
         if self.buffer.is_empty() {
             return None;
         }
+        let to_mark = self.urgent.map_or(0, |urgent| (urgent.at - self.taken) as usize);
+        let length = if to_mark > 0 { length.min(to_mark) } else { length };
         // A read goes up to the end of the bytes that files came with: it gives one message's files at most.
         let first = self.files.front();
         let to_end = first.map_or(usize::MAX, |first| usize::try_from(first.end - self.taken).unwrap_or(usize::MAX));
@@ -279,6 +362,7 @@ impl Stream {
         let arrived = self.files.front().filter(|first| first.start < end).map(|first| first.files.arrived());
         if !is_peeking {
             self.taken = end;
+            self.urgent = self.urgent.filter(|urgent| urgent.at >= end);
             if arrived.is_some() {
                 self.files.pop_front();
             }
@@ -359,6 +443,23 @@ mod tests {
         assert_eq!(read(&mut queue, 9), Some((vec![], 0)));
         assert_eq!(read(&mut queue, 9), Some((b"three".to_vec(), 5)));
         assert_eq!(read(&mut queue, 9), None);
+    }
+
+    #[test]
+    fn an_urgent_byte_is_passed_over_unless_it_is_wanted_among_the_others() {
+        for is_inline in [false, true] {
+            let mut queue = Queue::new(true, &Buffers::default());
+            queue.push(b"abU", nobody(), Files::default()).unwrap();
+            queue.mark_urgent(b'U', is_inline);
+            queue.push(b"cd", nobody(), Files::default()).unwrap();
+            let read = |queue: &mut Queue| queue.pop_around_urgent(9, false, is_inline).map(|message| message.bytes);
+            assert_eq!(read(&mut queue), Some(b"ab".to_vec()), "up to the mark");
+            assert!(queue.is_at_mark());
+            assert_eq!(queue.take_urgent(), Some(b'U'));
+            assert_eq!(queue.take_urgent(), None);
+            assert_eq!(read(&mut queue), Some(if is_inline { b"Ucd".to_vec() } else { b"cd".to_vec() }));
+            assert!(!queue.has_mark());
+        }
     }
 
     #[test]

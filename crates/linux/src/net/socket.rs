@@ -24,6 +24,7 @@ use crate::notifier::{Beacon, Notifier};
 use crate::service::ConnectionId;
 
 mod outward;
+mod urgent;
 
 use outward::Outward;
 pub(crate) use outward::own_address;
@@ -403,14 +404,19 @@ impl Socket {
             if length == 0 && self.kind == Kind::Stream {
                 return Ok(Message::nothing());
             }
-            let is_short = self.kind == Kind::Stream && state.queue.length() < minimum;
+            let is_short = self.kind == Kind::Stream && state.queue.length() < minimum && !state.queue.has_mark();
             if state.queue.is_empty() || is_short && !is_ended && state.queue.room() > 0 {
                 if is_ended && state.queue.is_empty() {
                     return Ok(Message::nothing());
                 }
                 return Err(Errno::EAGAIN);
             }
-            let message = state.queue.pop(length, is_peeking).ok_or(Errno::EAGAIN)?;
+            let is_inline = state.is_urgent_inline();
+            let message = match state.queue.pop_around_urgent(length, is_peeking, is_inline) {
+                Some(message) => message,
+                None if is_ended => return Ok(Message::nothing()),
+                None => return Err(Errno::EAGAIN),
+            };
             (message, state.peer_socket())
         };
         if let Some(peer) = peer {
@@ -629,7 +635,8 @@ impl Socket {
             return readiness::from(state.is_read_shut, true) | readiness::HANG_UP | read_hang_up | error;
         }
         let is_ended = state.is_read_shut || state.is_peer_write_shut;
-        let is_readable = !state.queue.is_empty() || is_ended || state.error.is_some();
+        let is_readable = state.has_plain_bytes() || is_ended || state.error.is_some();
+        let urgent = if state.queue.urgent().is_some() { readiness::PRIORITY } else { 0 };
         let is_broken = state.is_write_shut || state.is_peer_read_shut;
         let peer = state.peer_socket();
         let hang_up = if is_ended { readiness::READ_HANG_UP } else { 0 };
@@ -641,7 +648,7 @@ impl Socket {
         };
         drop(state);
         let has_room = is_broken || peer.map_or(has_room_for_answers, |peer| peer.has_room());
-        readiness::from(is_readable, has_room) | error | hang_up | dead
+        readiness::from(is_readable, has_room) | error | hang_up | dead | urgent
     }
 
     fn has_room(&self) -> bool {
@@ -652,7 +659,7 @@ impl Socket {
     pub fn readable_bytes(&self) -> usize {
         let mut state = self.state.lock();
         state.pump();
-        state.queue.length()
+        if state.is_urgent_inline() { state.queue.length() } else { state.queue.length_to_mark() }
     }
 
     /// Takes the pending error (`SO_ERROR`).

@@ -18,6 +18,8 @@ const FIONCLEX: u32 = 0x5450;
 const FIONBIO: u32 = 0x5421;
 /// Sets or clears `O_ASYNC`.
 const FIOASYNC: u32 = 0x5452;
+/// Tells whether the next byte of TCP is the urgent one (`asm-generic/sockios.h`).
+const SIOCATMARK: u32 = 0x8905;
 /// Tells how many bytes wait to be read.
 const FIONREAD: u32 = 0x541b;
 
@@ -54,6 +56,10 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
         FIONREAD => {
             let waiting = waiting_bytes(call, &file)?;
             call.write(argument, &i32::try_from(waiting).unwrap_or(i32::MAX))?;
+        }
+        SIOCATMARK if file.socket().is_ok_and(|socket| socket.is_at_mark().is_ok()) => {
+            let is_at_mark = file.socket()?.is_at_mark()?;
+            call.write(argument, &i32::from(is_at_mark))?;
         }
         request if file.socket().is_ok() => interface::request(call, request, argument)?,
         _ => return Err(Errno::ENOTTY.into()),

@@ -23,8 +23,8 @@ pub const CALLS: &[SystemCall] = &[
     entry(44, "sendto", sendto),
     entry(45, "recvfrom", recvfrom),
     entry(46, "sendmsg", sendmsg)
-        .supports("SCM_RIGHTS and SCM_CREDENTIALS of Unix sockets; MSG_OOB is EOPNOTSUPP, other ancillary data EINVAL"),
-    entry(47, "recvmsg", recvmsg).supports("MSG_OOB is EINVAL, MSG_ERRQUEUE EAGAIN"),
+        .supports("SCM_RIGHTS and SCM_CREDENTIALS of Unix sockets, MSG_OOB of TCP within the guest; other ancillary data is EINVAL"),
+    entry(47, "recvmsg", recvmsg).supports("MSG_OOB of TCP within the guest; MSG_ERRQUEUE is EAGAIN"),
     entry(299, "recvmmsg", recvmmsg),
     entry(307, "sendmmsg", sendmmsg),
 ];
@@ -80,10 +80,11 @@ fn send(
     flags: i32,
 ) -> Result<usize, Stop> {
     let socket = file.socket()?;
-    if flags & libc::MSG_OOB != 0 {
+    let is_urgent = flags & libc::MSG_OOB != 0;
+    if is_urgent && (socket.kind() != Kind::Stream || !socket.family().is_inet()) {
         return Err(Errno::EOPNOTSUPP.into());
     }
-    if flags & !SEND_FLAGS != 0 {
+    if flags & !(SEND_FLAGS | libc::MSG_OOB) != 0 {
         return Err(Errno::EINVAL.into());
     }
     let is_nonblocking = file.is_nonblocking() || flags & libc::MSG_DONTWAIT != 0;
@@ -115,6 +116,7 @@ fn send(
             return call.or_wait(&waited_for, result, is_nonblocking, socket.send_timeout_ns());
         }
         Some(_) if socket.is_connected() && socket.family() == Family::Unix => Err(Errno::EISCONN),
+        _ if is_urgent => socket.send_urgent(call.kernel, bytes),
         _ => socket.send(call.kernel, bytes, files),
     };
     if flags & libc::MSG_NOSIGNAL == 0 && socket.is_connection_oriented() {
@@ -264,9 +266,11 @@ fn receive(
     timeout_ns: Option<u64>,
 ) -> Result<Message, Stop> {
     let socket = file.socket()?;
-    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
-        let errno = if flags & libc::MSG_ERRQUEUE != 0 { Errno::EAGAIN } else { Errno::EINVAL };
-        return Err(errno.into());
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        return Err(Errno::EAGAIN.into());
+    }
+    if flags & libc::MSG_OOB != 0 {
+        return Ok(socket.receive_urgent(length, flags & libc::MSG_PEEK != 0)?);
     }
     if flags & !RECEIVE_FLAGS != 0 {
         return Err(Errno::EINVAL.into());
@@ -374,7 +378,7 @@ fn receive_message(
     }
     let (control_length, is_cut) = write_control(call, socket, &header, &message, flags)?;
     header.control_length = control_length;
-    header.flags = 0;
+    header.flags = flags.cast_unsigned() & libc::MSG_OOB.cast_unsigned();
     if message.full_length > message.bytes.len() && socket.kind() != Kind::Stream {
         header.flags |= libc::MSG_TRUNC.cast_unsigned();
     }

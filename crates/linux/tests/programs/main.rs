@@ -57,6 +57,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("unix"),
     Program::new("polling"),
     Program::new("terminals"),
+    Program::new("urgent"),
     Program::new("end").arguments(&["segv"]).ends_with(128 + 11),
     Program::new("end").arguments(&["recursion"]).ends_with(128 + 11),
     Program::new("end").arguments(&["abort"]).ends_with(128 + 6),

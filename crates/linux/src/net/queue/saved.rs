@@ -3,14 +3,21 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Attached, DATAGRAM_BYTES_MAX, Datagram, Datagrams, Files, Queue, Stream};
+use super::{Attached, DATAGRAM_BYTES_MAX, Datagram, Datagrams, Files, Queue, Stream, Urgent};
 use crate::net::address::Address;
 use crate::state::{Restorer, Saver, SectionId, StateError};
 
 /// A [`Queue`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum SavedQueue {
-    Stream { bytes: ByteBuf, capacity: u64, taken: u64, pushed: u64, files: Vec<(u64, u64, Vec<u32>)> },
+    Stream {
+        bytes: ByteBuf,
+        capacity: u64,
+        taken: u64,
+        pushed: u64,
+        files: Vec<(u64, u64, Vec<u32>)>,
+        urgent: Option<(u64, Option<u8>)>,
+    },
     Datagrams(Vec<(ByteBuf, Address, Vec<u32>)>),
 }
 
@@ -32,12 +39,13 @@ impl Files {
 impl Queue {
     pub(crate) fn save(&self, saver: &mut Saver<'_>) -> SavedQueue {
         match self {
-            Queue::Stream(Stream { buffer, taken, pushed, files, sender: _ }) => SavedQueue::Stream {
+            Queue::Stream(Stream { buffer, taken, pushed, files, sender: _, urgent }) => SavedQueue::Stream {
                 bytes: ByteBuf::from(buffer.peek(usize::MAX)),
                 capacity: buffer.capacity() as u64,
                 taken: *taken,
                 pushed: *pushed,
                 files: files.iter().map(|Attached { start, end, files }| (*start, *end, files.save(saver))).collect(),
+                urgent: urgent.map(|Urgent { at, byte }| (at, byte)),
             },
             Queue::Datagrams(Datagrams { messages, charged: _, budget: _ }) => {
                 let message = |Datagram { bytes, from, files, _memory }: &Datagram| {
@@ -52,13 +60,17 @@ impl Queue {
     pub(crate) fn restore(&mut self, saved: SavedQueue, restorer: &Restorer<'_>) -> Result<(), StateError> {
         let broken = |rule| StateError::broken(SectionId::Network, rule);
         match (self, saved) {
-            (Queue::Stream(stream), SavedQueue::Stream { bytes, capacity, taken, pushed, files }) => {
+            (Queue::Stream(stream), SavedQueue::Stream { bytes, capacity, taken, pushed, files, urgent }) => {
                 if taken.checked_add(bytes.len() as u64) != Some(pushed) {
                     return Err(broken("a stream whose length is not that of its bytes"));
                 }
                 stream.buffer.set_capacity(usize::try_from(capacity).unwrap_or(usize::MAX));
                 stream.buffer.push_all(&bytes);
                 (stream.taken, stream.pushed) = (taken, pushed);
+                if urgent.is_some_and(|(at, _)| !(taken..pushed).contains(&at)) {
+                    return Err(broken("an urgent byte that is not in its stream"));
+                }
+                stream.urgent = urgent.map(|(at, byte)| Urgent { at, byte });
                 let mut from = taken;
                 for (start, end, numbers) in files {
                     // The first ones may have been sent with bytes of which some are read.
