@@ -60,6 +60,8 @@ pub struct Thread {
     pub interrupted_deadline_ns: Option<u64>,
     /// Time it has run, nanoseconds.
     pub cpu_ns: u64,
+    /// The virtual CPUs that it has asked for, a bit each; the scheduler takes it as a hint (`sched_setaffinity(2)`).
+    pub affinity: u64,
     /// Set when it must end as soon as it is off its virtual CPU.
     pub is_killed: bool,
     /// The FIFO whose other side its `open(2)` waits for.
@@ -127,6 +129,7 @@ impl Thread {
             interrupted_call: None,
             interrupted_deadline_ns: None,
             cpu_ns: 0,
+            affinity: u64::MAX,
             is_killed: false,
             opening: None,
         }

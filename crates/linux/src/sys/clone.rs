@@ -208,6 +208,7 @@ fn new_thread(call: &mut Call<'_>, request: &Request, pid: Pid, fs_base: Option<
     let mut thread = Thread::new(pid, registers, parent.fpu.clone());
     thread.name = parent.name;
     thread.blocked = parent.blocked;
+    thread.affinity = parent.affinity;
     if request.flags & CLONE_CHILD_CLEARTID != 0 {
         thread.clear_child_tid = request.child_tid_address;
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::{Body, pidfd};
+use crate::fs::node::Node;
+use crate::fs::proc::{Owner, Proc};
 use crate::outcome::SysResult;
 use crate::process::{Life, Pid};
 use crate::signal::Info;
@@ -14,8 +16,7 @@ use crate::table::SystemCall;
 
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(424, "pidfd_send_signal", pidfd_send_signal)
-        .supports("descriptors of `/proc/<pid>` directories give `EBADF`"),
+    entry(424, "pidfd_send_signal", pidfd_send_signal).supports("descriptors of `/proc/<pid>` directories too"),
     entry(434, "pidfd_open", pidfd_open).supports("`PIDFD_NONBLOCK`"),
     entry(438, "pidfd_getfd", pidfd_getfd),
 ];
@@ -28,6 +29,17 @@ impl Call<'_> {
             Body::Process(process) => Ok((process.life().clone(), file.is_nonblocking())),
             _ => Err(Errno::EBADF),
         }
+    }
+
+    /// The process that a signal through a descriptor is for, also one of a directory `/proc/<pid>`; `None` once it is gone.
+    fn target_of(&mut self, fd: i32) -> Result<Option<Pid>, Errno> {
+        let file = self.file_of(fd)?;
+        if let Some(Node::Proc(Proc::Process(Owner { pid, tid: None }))) = file.location.as_ref().map(|at| &at.node)
+            && !file.is_path_only()
+        {
+            return Ok(Some(*pid).filter(|pid| self.kernel.processes.contains_key(pid)));
+        }
+        Ok(self.life_of(fd)?.0.pid())
     }
 
     /// A process that has not ended and that the caller may look into (`ptrace(2)`, "access mode checking").
@@ -63,9 +75,9 @@ fn pidfd_send_signal(call: &mut Call<'_>) -> SysResult {
     if flags as u32 != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (life, _) = call.life_of(call.int(0))?;
+    let pid = call.target_of(call.int(0))?;
     let signal = optional_signal(call.int(1))?;
-    let pid = life.pid().ok_or(Errno::ESRCH)?;
+    let pid = pid.ok_or(Errno::ESRCH)?;
     let info = match (signal, info_address) {
         (Some(signal), 0) => Some(Info::from_process(signal, call.pid, false).by_user(call.process().credentials.uid)),
         (None, 0) => None,

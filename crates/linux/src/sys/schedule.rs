@@ -8,6 +8,7 @@ use crate::sys::entry;
 use crate::sys::time::Timespec;
 use crate::table::SystemCall;
 use crate::thread::ThreadState;
+use crate::waits::Tid;
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
@@ -21,7 +22,8 @@ pub const CALLS: &[SystemCall] = &[
     entry(146, "sched_get_priority_max", sched_get_priority_max),
     entry(147, "sched_get_priority_min", sched_get_priority_min),
     entry(148, "sched_rr_get_interval", sched_rr_get_interval),
-    entry(203, "sched_setaffinity", sched_setaffinity),
+    entry(203, "sched_setaffinity", sched_setaffinity)
+        .supports("remembered, inherited and told; where threads run does not follow it"),
     entry(204, "sched_getaffinity", sched_getaffinity),
     entry(309, "getcpu", getcpu),
 ];
@@ -143,14 +145,30 @@ fn all_processors(call: &Call<'_>) -> u64 {
     u64::MAX >> (64 - call.kernel.scheduler.vcpu_count())
 }
 
-/// Every thread may run everywhere; a mask that has one of the processors is taken as a hint.
+/// Checks an argument that names a thread; which that is.
+fn named_thread(call: &Call<'_>, index: usize) -> Result<Tid, Errno> {
+    check_thread(call, index).map_err(|_| Errno::ESRCH)?;
+    Ok(if call.int(index) == 0 { call.tid } else { call.int(index).cast_unsigned() })
+}
+
+/// A mask is remembered and told, and taken as a hint: every thread may run everywhere.
 fn sched_setaffinity(call: &mut Call<'_>) -> SysResult {
-    check_thread(call, 0).map_err(|_| Errno::ESRCH)?;
     let length = usize::try_from(call.args[1]).unwrap_or(MASK_BYTES_MAX).min(MASK_BYTES_MAX);
     let mut bytes = call.read_bytes(call.args[2], length)?;
     bytes.resize(MASK_BYTES_MAX, 0);
-    let mask = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
-    if mask & all_processors(call) == 0 { Err(Errno::EINVAL.into()) } else { Ok(0) }
+    let tid = named_thread(call, 0)?;
+    let mask = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) & all_processors(call);
+    if mask == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let thread = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?;
+    let caller = call.kernel.processes[&call.pid].credentials.uid_effective;
+    let owner = &call.kernel.processes[&thread.pid].credentials;
+    if caller != 0 && ![owner.uid, owner.uid_effective].contains(&caller) {
+        return Err(Errno::EPERM.into());
+    }
+    call.kernel.threads.get_mut(&tid).ok_or(Errno::ESRCH)?.affinity = mask;
+    Ok(0)
 }
 
 fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
@@ -158,8 +176,8 @@ fn sched_getaffinity(call: &mut Call<'_>) -> SysResult {
     if length < 8 || !length.is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
-    check_thread(call, 0).map_err(|_| Errno::ESRCH)?;
-    let mask = all_processors(call);
+    let tid = named_thread(call, 0)?;
+    let mask = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?.affinity & all_processors(call);
     call.write(call.args[2], &mask)?;
     Ok(8)
 }

@@ -101,6 +101,30 @@ static void processes(void)
     close(fd);
 }
 
+/* A directory of /proc stands for its process, for signals only. */
+static void directories(void)
+{
+    pid_t pid = waiting();
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d", pid);
+    int fd = open(path, O_DIRECTORY), named = open(path, O_PATH), root = open("/proc", O_DIRECTORY);
+    strcat(path, "/task");
+    int tasks = open(path, O_DIRECTORY);
+    SAY(pidfd_signal(fd, 0, 0, 0));
+    SAY(pidfd_signal(named, 0, 0, 0));
+    SAY(pidfd_signal(root, 0, 0, 0));
+    SAY(pidfd_signal(tasks, 0, 0, 0));
+    SAY(pidfd_getfd_of(fd, 0, 0));
+    siginfo_t info;
+    SAY(waitid(P_PIDFD, fd, &info, WEXITED));
+    SAY(pidfd_signal(fd, SIGKILL, 0, 0));
+    int status = 0;
+    SAY(waitpid(pid, &status, 0) == pid);
+    SAY(WTERMSIG(status));
+    SAY(pidfd_signal(fd, 0, 0, 0));
+    close(fd), close(named), close(root), close(tasks);
+}
+
 static void borrowed(void)
 {
     int ends[2], told[2];
@@ -251,6 +275,7 @@ int main(void)
 {
     setvbuf(stdout, 0, _IOLBF, 0);
     processes();
+    directories();
     borrowed();
     signals();
     return 0;

@@ -1,5 +1,7 @@
 /* Threads: creation, joining, thread-local storage, mutexes, condition variables, barriers, many of them. */
+#include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -57,6 +59,42 @@ static void *die(void *argument)
     return 0; /* with the robust mutex held */
 }
 
+static void *own_mask(void *result)
+{
+    *(int *)result = sched_getaffinity(0, sizeof(cpu_set_t), (cpu_set_t *)((char *)result + 64));
+    return 0;
+}
+
+/* The mask of processors is remembered, and given to new threads. */
+static void processors(void)
+{
+    cpu_set_t all, one, none, read;
+    struct {
+        int result;
+        char padding[60];
+        cpu_set_t mask;
+    } of_thread;
+    CPU_ZERO(&one);
+    CPU_ZERO(&none);
+    sched_getaffinity(0, sizeof all, &all);
+    int first = 0;
+    while (!CPU_ISSET(first, &all))
+        first++;
+    CPU_SET(first, &one);
+    printf("one processor: %d\n", sched_setaffinity(0, sizeof one, &one));
+    sched_getaffinity(0, sizeof read, &read);
+    printf("is remembered: %d\n", CPU_EQUAL(&read, &one));
+    pthread_t thread;
+    pthread_create(&thread, 0, own_mask, &of_thread);
+    pthread_join(thread, 0);
+    printf("is inherited: %d %d\n", of_thread.result, CPU_EQUAL(&of_thread.mask, &one));
+    printf("none: %d\n", sched_setaffinity(0, sizeof none, &none) < 0 ? errno : 0);
+    printf("of nobody: %d\n", sched_setaffinity(999999, sizeof one, &one) < 0 ? errno : 0);
+    printf("all again: %d\n", sched_setaffinity(0, sizeof all, &all));
+    sched_getaffinity(0, sizeof read, &read);
+    printf("are remembered: %d\n", CPU_EQUAL(&read, &all));
+}
+
 int main(void)
 {
     pthread_t threads[8];
@@ -103,6 +141,7 @@ int main(void)
     pthread_create(&threads[0], 0, die, &robust);
     pthread_join(threads[0], 0);
     printf("owner died: %d\n", pthread_mutex_lock(&robust) == 130 /* EOWNERDEAD */);
+    processors();
     printf("main is first: %d\n", getpid() == syscall(SYS_gettid));
     /* The process ends although a thread waits for ever. */
     turn = 2;
