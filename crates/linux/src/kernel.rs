@@ -311,7 +311,7 @@ impl Kernel {
         };
         let fault = match self.spaces.space(space).fault(&mut self.frames, address, needed) {
             Ok(()) => return,
-            Err(Fault::OutOfMemory) => return self.kill_for_memory(pid),
+            Err(Fault::OutOfMemory) => return self.kill_largest(pid),
             Err(fault) => fault,
         };
         let is_present = self.spaces.space(space).is_present(address);
@@ -327,9 +327,28 @@ impl Kernel {
         self.force_signal(tid, info);
     }
 
-    /// What Linux's out-of-memory killer does.
+    /// Ends a process whose system call has run out of memory half-way: it cannot be run again.
     pub(crate) fn kill_for_memory(&mut self, pid: Pid) {
         self.end_process(pid, Ending::OutOfMemory);
+    }
+
+    /// What Linux's out-of-memory killer does for a page fault of `pid`: ends the process that has the most memory, with all
+    /// that share it. The fault happens again until the memory is free.
+    fn kill_largest(&mut self, pid: Pid) {
+        let is_memory_coming = self.processes.values().any(|process| process.end.is_some() && !process.is_zombie());
+        if is_memory_coming {
+            return;
+        }
+        let living = self.processes.values().filter(|process| process.end.is_none());
+        let score = |process: &&Process| {
+            let resident = self.spaces.sizes(process.space).0;
+            // Of equals the first process, with which the guest ends, is the last.
+            (resident, process.pid != FIRST_PID, process.pid == pid, process.pid)
+        };
+        let Some(largest) = living.max_by_key(score).map(|process| process.space) else { return };
+        for victim in self.processes_where(|process| process.space == largest && process.end.is_none()) {
+            self.end_process(victim, Ending::OutOfMemory);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -34,6 +35,53 @@ static void handle(void (*handler)(int, siginfo_t *, void *))
     struct sigaction action = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO };
     sigaction(SIGUSR1, &action, 0);
     raise(SIGUSR1);
+}
+
+/* Memory that is in use. */
+static void take(long mebibytes)
+{
+    long size = mebibytes << 20;
+    char *p = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        _exit(1);
+    memset(p, 1, size);
+}
+
+/* A child takes much memory, then its parent more than is left: it is the child that is killed. */
+static int outlive_largest(void)
+{
+    int ready[2], status = 0;
+    char byte;
+    pipe(ready);
+    pid_t child = fork();
+    if (!child) {
+        take(36);
+        write(ready[1], "x", 1);
+        for (;;)
+            pause();
+    }
+    read(ready[0], &byte, 1);
+    for (int i = 0; i < 40 && !waitpid(child, &status, WNOHANG); i++)
+        take(1);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL ? 19 : 1;
+}
+
+/* The first process has most of the memory when its child needs more than is left. */
+static int be_largest(void)
+{
+    int ready[2];
+    char byte;
+    pipe(ready);
+    pid_t child = fork();
+    if (!child) {
+        read(ready[0], &byte, 1);
+        take(40);
+        _exit(0);
+    }
+    take(36);
+    write(ready[1], "x", 1);
+    waitpid(child, 0, 0);
+    return 1;
 }
 
 int main(int argc, char **argv)
@@ -68,6 +116,10 @@ int main(int argc, char **argv)
             memset(p, 1, 1 << 20);
         }
     }
+    if (!strcmp(what, "outlive-largest"))
+        return outlive_largest();
+    if (!strcmp(what, "be-largest"))
+        return be_largest();
     if (!strcmp(what, "exit-without-memory")) {
         /* What is told of the thread's end has no page, and there is none left for it. */
         long size = 1 << 30;

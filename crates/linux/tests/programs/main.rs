@@ -71,6 +71,9 @@ const PROGRAMS: &[Program] = &[
     // A thread ends although no memory is left.
     Program::new("end").arguments(&["exit-without-memory"]).memory_mib(64).only_in_guests(18, None),
     Program::new("end").arguments(&["hog"]).memory_mib(64).only_in_guests(guest::OUT_OF_MEMORY, None),
+    // Whoever runs out of memory, the process that has most of it is killed.
+    Program::new("end").arguments(&["outlive-largest"]).memory_mib(64).only_in_guests(19, None),
+    Program::new("end").arguments(&["be-largest"]).memory_mib(64).only_in_guests(guest::OUT_OF_MEMORY, None),
     // On the host their numbers would do harm.
     Program::new("storms").memory_mib(512).only_in_guests(0, Some("all storms are over")),
     Program::new("garbage").arguments(&["1"]).memory_mib(64).only_in_guests(0, Some("all calls made")),
