@@ -89,6 +89,38 @@ fn programs_that_start_others() {
     }
 }
 
+/// The init that containers have: it ends as its child does, passes signals on and waits for orphans.
+#[test]
+fn tini() {
+    let Some(tini) = host_program("tini", "tini") else { return };
+    for script in [
+        "exit 7",
+        "kill -TERM $$",
+        "(exit 3) & exec sh -c 'exit 9'",
+        "kill -TERM $PPID; sleep 60",
+        "trap 'echo told; exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.01; done",
+        "sh -c 'sh -c \"echo of an orphan\" & exit 0'; sleep 0.2; echo last",
+    ] {
+        check(script, &tini, &["-s", "--", "sh", "-c", script]);
+    }
+}
+
+/// `kill -1`, which would do harm on the host: all get the signal but who sends it.
+#[test]
+fn a_signal_to_all() {
+    let Some(shell) = host_program("a_signal_to_all", "dash") else { return };
+    for (script, expected) in [
+        ("sleep 60 & a=$!; sleep 60 & b=$!; kill -s TERM -- -1; wait $a; echo $?; wait $b; echo $?", "143\n143\n"),
+        (
+            "trap 'echo told' TERM; dash -c 'kill -s TERM -- -1; echo not who sends it'; echo goes on",
+            "not who sends it\ntold\ngoes on\n",
+        ),
+    ] {
+        let output = in_vm(&[], &shell, &["-c", script]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{script}");
+    }
+}
+
 #[test]
 fn busybox_programs() {
     let Some(busybox) = host_program("busybox_programs", "busybox") else { return };
@@ -123,20 +155,22 @@ fn node_programs() {
 }
 
 #[test]
-fn a_go_program() {
-    let Some(go) = host_program("a_go_program", "go") else { return };
+fn go_programs() {
+    let Some(go) = host_program("go_programs", "go") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("goroutines");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs/goroutines.go");
-    let built = Command::new(go)
-        .args(["build", "-o"])
-        .arg(&program)
-        .arg(source)
-        .env("GOFLAGS", "-mod=mod")
-        .env("GOCACHE", folder.path().join("cache"))
-        .status();
-    assert!(built.unwrap().success());
-    check("goroutines", &Visible::new(&program).program, &[]);
+    for name in ["goroutines", "children"] {
+        let program = folder.path().join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/programs").join(name).with_extension("go");
+        let built = Command::new(&go)
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg(source)
+            .env("GOFLAGS", "-mod=mod")
+            .env("GOCACHE", folder.path().join("cache"))
+            .status();
+        assert!(built.unwrap().success());
+        check(name, &Visible::new(&program).program, &[]);
+    }
 }
 
 #[test]
