@@ -159,6 +159,13 @@ mod tests {
     }
 
     #[test]
+    fn the_document_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/system-calls.md");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(written == document(), "docs/system-calls.md is out of date: run `cargo xtask docs`");
+    }
+
+    #[test]
     fn the_document_has_a_row_for_every_call() {
         let rows = document().lines().filter(|line| line.starts_with("| ") && !line.starts_with("| number")).count();
         assert_eq!(rows, all().count() + refused::GROUPS.iter().map(|group| group.calls.len()).sum::<usize>());

@@ -400,6 +400,7 @@ int main(void)
     int master, slave;
     setvbuf(stdout, NULL, _IONBF, 0);
     alarm(30);
+    signal(SIGHUP, SIG_DFL); /* Whoever runs this may ignore it. */
     opening();
     SAY(openpty(&master, &slave, NULL, NULL, NULL));
     settings(master, slave);
