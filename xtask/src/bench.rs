@@ -184,9 +184,9 @@ impl Bench {
 
 /// The memory of the one environment that is alive, with its share of what it shares.
 fn monitor_memory(server: &Server) -> anyhow::Result<Value> {
-    // The zygote is the server's child and comes first; monitors are the zygote's.
-    let family = server.descendants()?;
-    let monitor = family.get(1).context("no environment is alive")?;
+    let is_monitor =
+        |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "calypte-monitor\n");
+    let monitor = server.descendants()?.into_iter().find(is_monitor).context("no environment is alive")?;
     let rollup = std::fs::read_to_string(format!("/proc/{monitor}/smaps_rollup"))?;
     let kib = |name: &str| -> anyhow::Result<f64> {
         let line = rollup.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;

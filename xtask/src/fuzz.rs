@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::command::{cargo, output, root, run as run_command};
+use crate::command::{cargo, output, root, run as run_command, target_folder};
 
 /// The targets: programs `fuzz_<name>`, seeds under `fuzz/seeds/<name>`, and the longest input worth trying, bytes.
 const TARGETS: &[(&str, u32)] =
@@ -109,10 +109,4 @@ fn limits(bytes_max: u32) -> [String; 3] {
 
 fn seeds(name: &str) -> PathBuf {
     root().join("fuzz/seeds").join(name)
-}
-
-fn target_folder() -> anyhow::Result<PathBuf> {
-    let printed = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&printed)?;
-    metadata["target_directory"].as_str().map(PathBuf::from).context("cargo names no target folder")
 }

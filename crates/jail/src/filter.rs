@@ -167,7 +167,9 @@ const NETWORK: &[i64] = &[
 /// `PR_GET_AUXV` of `linux/prctl.h`: the standard library asks what the processor can do.
 const PR_GET_AUXV: u64 = 0x4155_5856;
 /// Requests of `ioctl` that concern descriptors in general.
-const GENERAL_REQUESTS: [u64; 4] = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD, libc::TIOCGWINSZ];
+#[allow(clippy::unnecessary_cast, reason = "their type is the C library's choice")]
+const GENERAL_REQUESTS: [u64; 4] =
+    [libc::FIONBIO as u64, libc::FIOCLEX as u64, libc::FIONREAD as u64, libc::TIOCGWINSZ as u64];
 
 /// Installs the list for the calling thread and those that it will start.
 pub(crate) fn install(profile: &Profile) -> Result<String, String> {
@@ -257,8 +259,9 @@ const CONNECTION_OPTIONS: [(i32, i32); 7] = [
 /// What a monitor may do with files, and with the sockets that it was given.
 fn reading_rules() -> Vec<(i64, Rule)> {
     let mut rules: Vec<(i64, Rule)> = FILES.iter().map(|call| (*call, Rule::Always)).collect();
-    // Nothing is opened for writing or made.
-    let writing = u64::from((libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC).cast_unsigned());
+    // Nothing is opened for writing or made. (`O_ACCMODE` of musl has `O_PATH` in it.)
+    let modes = libc::O_WRONLY | libc::O_RDWR;
+    let writing = u64::from((modes | libc::O_CREAT | libc::O_TRUNC).cast_unsigned());
     let reading = u64::from(libc::O_RDONLY.cast_unsigned());
     rules.push((libc::SYS_openat, Rule::When(vec![vec![masked(2, writing, reading)]])));
     // musl's own form of it.

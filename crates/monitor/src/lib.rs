@@ -1,7 +1,7 @@
 //! The process of one microVM: it connects a guest ([`calypte_linux`]) with what executes guest code
 //! ([`calypte_kvm`]) and with the outside.
 //!
-//! - [`zygote`] forks monitors for the worker, [`session`] is such a monitor: it speaks with the worker over one socket.
+//! - [`zygote`] forks monitors for the worker, `session` is such a monitor: it speaks with the worker over one socket.
 //! - [`runtime_api`] is the Lambda Runtime API inside the guest, over [`http`].
 //! - `outside` is the guest's way out: the socket to egress, connections, visitors.
 //! - [`run`] runs one program with the streams of the calling process, without a server.

@@ -17,6 +17,8 @@ use crate::process::Pid;
 use crate::tty;
 
 const O_TMPFILE: i32 = libc::O_TMPFILE;
+/// `O_ACCMODE` as the kernel has it; musl's has `O_PATH` in it.
+pub(crate) const O_ACCMODE: i32 = 3;
 
 /// How a file is to be opened: the flags of `open(2)`, checked.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +51,7 @@ impl OpenHow {
     }
 
     fn access(self) -> Result<u32, Errno> {
-        match self.flags & libc::O_ACCMODE {
+        match self.flags & O_ACCMODE {
             libc::O_RDONLY => Ok(READABLE),
             libc::O_WRONLY => Ok(WRITABLE),
             libc::O_RDWR => Ok(READABLE | WRITABLE),

@@ -3,7 +3,7 @@
 //! host's files never change.
 //!
 //! A file that nobody has changed exists in memory only while somebody uses it: it knows where it was found
-//! ([`TmpInode::origin`]). Its first change pins it and the directories above into the tree. What it shows of the host it
+//! (`TmpInode::origin`). Its first change pins it and the directories above into the tree. What it shows of the host it
 //! keeps wherever it is renamed to; a new directory shows nothing, so it is opaque.
 
 pub(crate) mod saved;

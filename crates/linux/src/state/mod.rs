@@ -8,8 +8,8 @@
 //! - `format` has the file: header, table, checksums.
 //! - Each part of the kernel has a submodule `saved` with its saved form, which is plain data, and the way there and back.
 //!   The way there takes the part to pieces by name, so that a field which is not thought of does not compile.
-//! - What is shared (open files, sockets, inodes) is numbered by identity by the [`Saver`], and made once by the
-//!   [`Restorer`].
+//! - What is shared (open files, sockets, inodes) is numbered by identity by the `Saver`, and made once by the
+//!   `Restorer`.
 //!
 //! # Trust
 //!

@@ -10,6 +10,7 @@ use crate::file::{Body, OpenFile, READABLE, WRITABLE};
 use crate::fs::Location;
 use crate::fs::devpts::Pts;
 use crate::fs::node::Node;
+use crate::fs::open::O_ACCMODE;
 use crate::outcome::{Stop, SysResult, Wait, WaitKey};
 use crate::process::Pid;
 use crate::signal::Signal;
@@ -171,7 +172,7 @@ fn master_request(call: &mut Call<'_>, end: &TerminalEnd, request: u32) -> SysRe
 /// Opens the slave, whatever its name is where the caller is.
 fn open_peer(call: &mut Call<'_>, end: &TerminalEnd) -> SysResult {
     let flags = call.int(2);
-    let access = match flags & libc::O_ACCMODE {
+    let access = match flags & O_ACCMODE {
         libc::O_RDONLY => READABLE,
         libc::O_WRONLY => WRITABLE,
         libc::O_RDWR => READABLE | WRITABLE,
