@@ -40,7 +40,7 @@ pub fn run(script: &[u8]) {
         host_name: "fuzz".to_owned(),
         vcpu_count: 1,
         services: Vec::new(),
-        observer: Arc::new(Waker { script }),
+        observer: Arc::new(Waker { script, interrupted_at: Mutex::new(0) }),
     };
     let guest = Guest::new(machine, config).expect("a guest");
     guest.spawn_first(b"/program", vec![b"program".to_vec()], &[], b"/").expect("a program");
@@ -49,15 +49,22 @@ pub fn run(script: &[u8]) {
     assert!(exit != GuestExit::Failed, "the platform failed: {:?}", guest.lock().failure);
 }
 
-/// Nobody else would end the waits of a script: when all threads wait, the calls are interrupted.
+/// Nobody else would end the waits of a script: when all threads wait, the calls are interrupted. Some waits no signal
+/// ends, such as that of `vfork`; when all are of that kind, the guest is ended.
 struct Waker {
     script: Arc<Mutex<Script>>,
+    /// Steps that had been made when the waits were interrupted last.
+    interrupted_at: Mutex<usize>,
 }
 
 impl Observer for Waker {
     fn progress(&self, kernel: &mut Kernel) {
         kernel.take_output();
-        if self.script.lock().is_over() {
+        let (is_over, steps) = {
+            let script = self.script.lock();
+            (script.is_over(), script.steps())
+        };
+        if is_over {
             kernel.exit.get_or_insert(GuestExit::Status(0));
             return;
         }
@@ -68,6 +75,9 @@ impl Observer for Waker {
             .map(|(tid, _)| *tid)
             .collect();
         if parked.len() == kernel.threads.len() {
+            if std::mem::replace(&mut *self.interrupted_at.lock(), steps) == steps {
+                kernel.exit.get_or_insert(GuestExit::Status(0));
+            }
             parked.iter().for_each(|tid| _ = kernel.waits.wake(*tid, Woken::Signal));
         }
     }

@@ -41,6 +41,11 @@ impl Script {
         self.at >= self.bytes.len() || self.steps >= STEPS_MAX
     }
 
+    /// How many steps have been made.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
     fn byte(&mut self) -> u8 {
         let byte = self.bytes.get(self.at).copied().unwrap_or(0);
         self.at += 1;
