@@ -31,6 +31,7 @@ pub(crate) fn run_clients() -> anyhow::Result<Outcome> {
         .env("CALYPTE_SERVER_PID", server.pid().to_string())
         .env("CALYPTE_RUST_EXAMPLE", rust_example)
         .env("CALYPTE_AWSLAMBDARIC", site_packages(&tools)?)
+        .env("CALYPTE_NUMPY", &tools.numpy)
         .envs(server.environment.clone()));
     drop(server);
     std::fs::remove_dir_all(&folder)?;

@@ -1,5 +1,5 @@
-//! Installs what the tests need: Debian packages, the musl target, `cargo-deny`, and the Python clients of AWS in a
-//! virtual environment under `target/`. Quick when everything is there.
+//! Installs what the tests need: Debian packages, the musl target, `cargo-deny`, the Python clients of AWS in a virtual
+//! environment under `target/`, and the packages of functions under test. Quick when everything is there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,6 +41,8 @@ pub(crate) const MUSL_TARGET: &str = "x86_64-unknown-linux-musl";
 pub(crate) struct Tools {
     /// `bin` folder of the virtual environment with boto3, the AWS CLI and `awslambdaric`.
     pub(crate) python_bin: PathBuf,
+    /// Folder with numpy alone, as a function's author installs it to put it into a zip.
+    pub(crate) numpy: PathBuf,
 }
 
 /// Installs what is missing.
@@ -48,7 +50,9 @@ pub(crate) fn run() -> anyhow::Result<Tools> {
     install_debian_packages()?;
     install_rust_target()?;
     install_cargo_deny()?;
-    Ok(Tools { python_bin: install_python_packages()? })
+    let python_bin = install_python_packages()?;
+    let numpy = install_function_packages(&python_bin)?;
+    Ok(Tools { python_bin, numpy })
 }
 
 fn install_debian_packages() -> anyhow::Result<()> {
@@ -123,4 +127,29 @@ fn install_python_packages() -> anyhow::Result<PathBuf> {
     command::run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PYTHON_PACKAGES))?;
     std::fs::write(&stamp, wanted)?;
     Ok(folder.join("bin"))
+}
+
+/// Packages of the functions under test, for the host's Python, in a folder of their own and by their hashes.
+fn install_function_packages(python_bin: &Path) -> anyhow::Result<PathBuf> {
+    let requirements = root().join("tests/clients/function-packages.txt");
+    let folder = root().join("target/python-functions");
+    let stamp = folder.with_extension("txt");
+    let wanted = std::fs::read_to_string(&requirements)?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(folder);
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    let options = ["install", "--quiet", "--no-compile", "--only-binary", ":all:", "--no-deps", "--require-hashes"];
+    command::run(
+        Command::new(python_bin.join("pip"))
+            .args(options)
+            .arg("--target")
+            .arg(&folder)
+            .arg("--requirement")
+            .arg(&requirements),
+    )?;
+    std::fs::write(&stamp, wanted)?;
+    Ok(folder)
 }
