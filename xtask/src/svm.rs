@@ -29,8 +29,11 @@ const HOST_FILES: &[&str] = &[
     "/etc/passwd",
     "/etc/group",
 ];
-/// The mode in which the smoke set runs the test programs, a part of the names of their tests, and what it leaves out.
-const SMOKE: &str = "kvm, Static, 2 vCPU\t--skip\tgarbage ";
+/// What both extents leave out: tests that run random bytes, at some of which QEMU's translator fails an assertion of its
+/// own (`gen_pinsr` in 7.2) and ends.
+const LEFT_OUT: &str = "--skip\twhatever_bytes_it_runs\t--skip\tgarbage ";
+/// The mode in which the smoke set runs the test programs, a part of the names of their tests.
+const SMOKE: &str = "kvm, Static, 2 vCPU";
 /// Longest run of the smoke set with one setting of nested paging; three quarters of a minute where nothing else runs.
 const SMOKE_TIMEOUT: Duration = Duration::from_secs(240);
 /// The same of everything.
@@ -58,12 +61,12 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<Outcome> {
     if find("qemu-system-x86_64").is_none() {
         return Ok(Outcome { skipped: vec!["svm: qemu-system-x86_64 is not installed".to_owned()] });
     }
-    let archive = make_archive(&folder, &kernel, extent)?;
+    make_archive(&folder, &kernel, extent)?;
     for npt in [true, false] {
         let begun = Instant::now();
         println!("-- SVM with npt={}", u8::from(npt));
         let timeout = if extent == Extent::Smoke { SMOKE_TIMEOUT } else { WHOLE_TIMEOUT };
-        boot(&kernel.image, &archive, npt, timeout)?;
+        boot(&folder, &kernel.image, npt, timeout)?;
         println!("-- {} s", begun.elapsed().as_secs());
     }
     Ok(Outcome::default())
@@ -130,8 +133,13 @@ fn newest_kernel_package() -> anyhow::Result<String> {
     Ok(depends.split([' ', ',']).next().unwrap_or_default().to_owned())
 }
 
+/// The initial file system, in the stage's folder.
+const ARCHIVE: &str = "initrd";
+/// What QEMU itself says of a run, in the stage's folder.
+const EMULATOR_LOG: &str = "qemu.log";
+
 /// Makes the initial file system.
-fn make_archive(folder: &Path, kernel: &Kernel, extent: Extent) -> anyhow::Result<PathBuf> {
+fn make_archive(folder: &Path, kernel: &Kernel, extent: Extent) -> anyhow::Result<()> {
     let [machine, programs] = build_tests()?;
     let files = folder.join("root");
     if files.exists() {
@@ -157,10 +165,9 @@ fn make_archive(folder: &Path, kernel: &Kernel, extent: Extent) -> anyhow::Resul
     command::run(Command::new("cc").args(["-O1", "-Wall", "-static", "-o"]).arg(files.join("init")).arg(init))?;
     // What the programs do on this machine is what they must do there.
     command::run(Command::new(&programs).env("CALYPTE_CONFORMANCE_RECORD", files.join("conformance")))?;
-    let archive = folder.join("initrd");
     let pack = "find . | cpio --quiet --create --format=newc --owner=0:0";
-    command::run(Command::new("sh").args(["-c", pack]).current_dir(&files).stdout(fs::File::create(&archive)?))?;
-    Ok(archive)
+    let archive = fs::File::create(folder.join(ARCHIVE))?;
+    command::run(Command::new("sh").args(["-c", pack]).current_dir(&files).stdout(archive))
 }
 
 /// The test programs of `calypte-kvm` and `calypte-linux` as static programs.
@@ -202,11 +209,14 @@ fn tests(extent: Extent) -> String {
         Extent::Smoke => format!("\t{SMOKE}"),
         Extent::Whole => String::new(),
     };
-    format!("/bin/machine\t--test-threads=2\n/bin/programs\t--test-threads=2\t--color=never{programs}\n")
+    format!(
+        "/bin/machine\t--test-threads=2\t{LEFT_OUT}\n/bin/programs\t--test-threads=2\t--color=never{programs}\t{LEFT_OUT}\n"
+    )
 }
 
 /// Boots the machine, shows what it prints and judges it.
-fn boot(image: &Path, archive: &Path, npt: bool, timeout: Duration) -> anyhow::Result<()> {
+fn boot(folder: &Path, image: &Path, npt: bool, timeout: Duration) -> anyhow::Result<()> {
+    let emulator_log = folder.join(EMULATOR_LOG);
     // One processor: with two, the emulation of nested SVM now and then corrupts a stack of the machine's own kernel.
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=single", "-cpu", "EPYC", "-smp", "1", "-m", "3G"])
@@ -214,17 +224,19 @@ fn boot(image: &Path, archive: &Path, npt: bool, timeout: Duration) -> anyhow::R
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
-        .arg(archive)
+        .arg(folder.join(ARCHIVE))
         .args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off npt={}", u8::from(npt))])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(&emulator_log)?)
         .spawn()
         .context("cannot start qemu-system-x86_64")?;
     let mut log = Vec::new();
     let ended = read_console(&mut machine, &mut log, timeout);
     machine.kill().ok();
     machine.wait()?;
+    let said = fs::read_to_string(&emulator_log)?;
+    log.extend(said.lines().filter(|line| !line.contains("warning: TCG doesn't support")).map(str::to_owned));
     let shown = log[log.len().saturating_sub(SHOWN_LINES_MAX)..].join("\n");
     if !ended {
         let running = log.iter().rev().find_map(|line| line.strip_prefix("svm: begin ")).unwrap_or("the boot");
