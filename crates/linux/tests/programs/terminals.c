@@ -35,13 +35,19 @@ static void await(int fd)
     poll(&entry, 1, 5000);
 }
 
-/* Prints what is read in a form that can be seen. */
-static void show(const char *name, int fd)
+/* Prints what is read in a form that can be seen: one read, or as many as bring so many bytes. (The host hands over what
+   one write makes in pieces, if it is busy.) */
+static void show_all(const char *name, int fd, long size)
 {
     unsigned char bytes[200];
-    await(fd);
     errno = 0;
-    long count = read(fd, bytes, sizeof bytes);
+    long count = 0, more;
+    do {
+        await(fd);
+        more = read(fd, bytes + count, sizeof bytes - count);
+        if (more > 0 || !count)
+            count += more;
+    } while (more > 0 && count < size);
     printf("%s: %ld", name, count);
     if (count < 0)
         printf(" %s", strerrorname_np(errno));
@@ -50,12 +56,23 @@ static void show(const char *name, int fd)
     printf("\n");
 }
 
-/* Types, and shows the echo: all of it, ended by a mark that is not echoed as anything else. */
-static void type(int master, const char *text)
+static void show(const char *name, int fd)
+{
+    show_all(name, fd, 1);
+}
+
+/* Types, and shows the echo, of which the size is known. */
+static void type(int master, const char *text, long size)
 {
     SAY(write(master, text, strlen(text)));
-    usleep(0);
-    show(" echo", master);
+    show_all(" echo", master, size);
+}
+
+/* Waits for a signal, whether it comes now or came a moment ago. */
+static void await_signal(int signal)
+{
+    while (!caught[signal])
+        usleep(1000);
 }
 
 static void quiet(int slave)
@@ -176,31 +193,31 @@ static void lines(int master, int slave)
     int waiting = -1;
     fcntl(slave, F_SETFL, O_NONBLOCK);
     SAY(read(slave, bytes, 10));
-    type(master, "one");
+    type(master, "one", 3);
     SAY(read(slave, bytes, 10));
     SHOW("incomplete", "%x", polled(slave));
-    type(master, "\r");
+    type(master, "\r", 2);
     SHOW("complete", "%x", polled(slave));
     SAY(ioctl(slave, FIONREAD, &waiting));
     SHOW("waiting", "%d", waiting);
     SAY(read(slave, bytes, 2));
     show("rest", slave);
-    type(master, "ab\177c\n");
+    type(master, "ab\177c\n", 8);
     show("erased", slave);
-    type(master, "two words\027x\n");
+    type(master, "two words\027x\n", 27);
     show("word erased", slave);
-    type(master, "gone\025kept\n");
+    type(master, "gone\025kept\n", 22);
     show("killed", slave);
-    type(master, "a\001\177b\n");
+    type(master, "a\001\177b\n", 12);
     show("control character", slave);
-    type(master, "a\026\003\n");
+    type(master, "a\026\003\n", 7);
     show("literal", slave);
-    type(master, "end\004");
+    type(master, "end\004", 3);
     show("end", slave);
     SAY(write(master, "\004", 1));
     show("end of file", slave);
     SAY(write(slave, "a\nb\tc", 5));
-    show("output", master);
+    show_all("output", master, 6);
     quiet(slave);
     SAY(write(master, "first\nsecond\n", 13));
     await(slave);
@@ -224,19 +241,19 @@ static void modes(int master, int slave)
     settings.c_oflag &= ~ONLCR;
     settings.c_oflag |= OCRNL;
     SAY(tcsetattr(slave, TCSANOW, &settings));
-    type(master, "ab\177\025\001\xc1\n\004");
+    type(master, "ab\177\025\001\xc1\n\004", 8);
     show("swapped", slave);
     SAY(write(slave, "a\rb\n", 4));
-    show("output", master);
+    show_all("output", master, 4);
     settings.c_iflag |= IGNCR;
     settings.c_iflag &= ~INLCR;
     settings.c_oflag = OPOST | XTABS;
     settings.c_lflag = ICANON | ECHONL;
     tcsetattr(slave, TCSANOW, &settings);
-    type(master, "a\rb\n");
+    type(master, "a\rb\n", 1);
     show("ignored", slave);
     SAY(write(slave, "\r1\t2", 4));
-    show("tabs", master);
+    show_all("tabs", master, 10);
     settings.c_oflag = 0;
     settings.c_lflag = 0;
     settings.c_iflag = 0;
@@ -343,8 +360,7 @@ static void sessions(void)
         SHOW("reader", "%d", status_of(child));
         SAY(tcsetpgrp(tty, getpid()));
         write(tty, "I", 1);
-        while (!caught[SIGINT])
-            pause();
+        await_signal(SIGINT);
         SHOW("interrupted", "%d", caught[SIGINT]);
         on(SIGHUP), on(SIGCONT);
         SAY(ioctl(tty, TIOCNOTTY));
@@ -354,8 +370,7 @@ static void sessions(void)
         int again = open(name, O_RDWR);
         SHOW("acquired by opening", "%d", tcgetpgrp(again) == getpid());
         write(again, "H", 1);
-        while (!caught[SIGHUP])
-            pause();
+        await_signal(SIGHUP);
         SHOW("hung up", "%d", caught[SIGHUP]);
         char byte;
         SAY(read(again, &byte, 1));
