@@ -3,16 +3,18 @@
 #![allow(missing_docs)]
 #![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
 
+mod harness;
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use harness::outside::{BODY_BYTES, name_server, web_server};
+
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the test's web server serves.
-const BODY_BYTES: usize = 3_000_000;
 
 /// An interpreter of this host; `None`, printed as a skip, if it is not installed or there is no KVM.
 fn interpreter(test: &str, program: &str, question: &[&str]) -> Option<PathBuf> {
@@ -45,69 +47,6 @@ fn stdout(output: &Output) -> String {
     let shown = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{}\n{}{shown}", output.status, String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-/// Serves every request in a thread: `/file` is the body, `/away` leads to a metadata service.
-fn web_server() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut request = String::new();
-            reader.read_line(&mut request).unwrap();
-            let mut line = String::new();
-            while reader.read_line(&mut line).unwrap() > 2 {
-                line.clear();
-            }
-            // A client that goes away early is no concern of the server.
-            let _ = if request.contains("/away") {
-                stream.write_all(b"HTTP/1.0 302 Found\r\nLocation: http://169.254.169.254/latest/\r\n\r\n")
-            } else {
-                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {BODY_BYTES}\r\n\r\n");
-                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&vec![b'x'; BODY_BYTES]))
-            };
-        }
-    });
-    address
-}
-
-/// A name server that knows `inside.example` (a private address), `host.example` (this machine, as guests see it), says
-/// that there is no `missing.example`, and fails for everything else.
-fn name_server() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let mut query = [0; 1500];
-        while let Ok((length, client)) = socket.recv_from(&mut query) {
-            let question_end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
-            assert!(question_end <= length);
-            let name = query[12..question_end].to_ascii_lowercase();
-            let is_about = |label: &str| name.windows(label.len()).any(|part| part == label.as_bytes());
-            let is_ipv4 = query[question_end - 3] == 1;
-            let address =
-                [("inside", [10, 1, 2, 3]), ("host", [192, 0, 0, 1])].into_iter().find(|(label, _)| is_about(label));
-            let code = if address.is_some() {
-                0
-            } else if is_about("missing") {
-                3
-            } else {
-                2
-            };
-            let mut answer = query[..question_end].to_vec();
-            answer[2] = 0x81;
-            answer[3] = 0x80 | code;
-            answer[6..12].fill(0);
-            if let (Some((_, address)), true) = (address, is_ipv4) {
-                answer[7] = 1;
-                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                answer.extend_from_slice(&address);
-            }
-            socket.send_to(&answer, client).unwrap();
-        }
-    });
-    address
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test program uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
 
+pub(crate) mod outside;
 pub(crate) mod vm;
 
 use std::fs;
