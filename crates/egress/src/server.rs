@@ -11,23 +11,35 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use calypte_wire::egress::{Answer, Counts, FromEgress, QUESTION_BYTES_MAX, Question, ToEgress, Transport, decode};
+use calypte_wire::egress::{
+    Answer, Counts, FromEgress, MESSAGE_BYTES_MAX, QUESTION_BYTES_MAX, Question, ToEgress, Transport, decode,
+};
+use calypte_wire::frame::FrameError;
 use calypte_wire::zygote::encode;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::limit::{ACCOUNT, ENVIRONMENT, Meter};
 use crate::names::{Names, NamesError};
-use crate::packet::PacketSocket;
+use crate::packet::{Packet, PacketSocket};
 use crate::policy::{Allowance, EnvironmentId, Policy};
 
 /// How long the other side of a connection may take to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a question about a name may take in all.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections of one environment that are being opened or wait for their monitor to take them.
+const CONNECTIONS_AT_ONCE: usize = 128;
+/// What a monitor may leave unread, in bytes as the kernel counts them. An answer must be shorter.
+const UNREAD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1024;
+/// How long a monitor may leave an answer unread for which there is no room, before it is not served any more.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a monitor that asks for too much waits for each further refusal.
+const LIMITED_PAUSE: Duration = Duration::from_millis(5);
 /// Lines about refused connections of one environment, in one second; more are counted.
 const LINES_PER_SECOND: u32 = 50;
 
@@ -57,7 +69,27 @@ pub enum EgressError {
     Names(#[from] NamesError),
     /// The worker sent what is no message.
     #[error("the worker sent something that is not a message to egress")]
-    Message(#[from] calypte_wire::frame::FrameError),
+    Message(#[from] FrameError),
+}
+
+/// What a monitor that was taken over may send and no other does.
+#[derive(Debug, thiserror::Error)]
+enum Violation {
+    #[error("a packet is no question")]
+    Message(#[from] FrameError),
+    #[error("a packet is longer than {QUESTION_BYTES_MAX} bytes, or comes with several descriptors")]
+    Truncated,
+    #[error("a packet comes with a descriptor")]
+    Descriptor,
+}
+
+/// The question in a packet of a monitor.
+fn question(packet: &Packet, buffer: &[u8]) -> Result<Question, Violation> {
+    match packet {
+        Packet { is_truncated: true, .. } => Err(Violation::Truncated),
+        Packet { descriptor: Some(_), .. } => Err(Violation::Descriptor),
+        Packet { length, .. } => Ok(decode(&buffer[..*length], QUESTION_BYTES_MAX)?),
+    }
 }
 
 fn refused(operation: &'static str) -> impl Fn(io::Error) -> EgressError {
@@ -108,12 +140,15 @@ async fn serve_worker(shared: &Rc<Shared>) -> Result<(), EgressError> {
     let mut buffer = vec![0; QUESTION_BYTES_MAX];
     loop {
         let received = shared.worker.receive(&mut buffer).await.map_err(refused("receive from the worker"))?;
-        let Some((length, descriptor)) = received else { return Ok(()) };
+        let Some(Packet { length, descriptor, .. }) = received else { return Ok(()) };
         let ToEgress::Register { environment_id, account } = decode(&buffer[..length], QUESTION_BYTES_MAX)?;
         let Some(socket) = descriptor.and_then(|descriptor| PacketSocket::new(descriptor).ok()) else {
             tracing::error!(environment = environment_id, "the worker registered an environment without a socket");
             continue;
         };
+        if let Err(error) = socket.bound_unread(UNREAD_BYTES_MAX) {
+            tracing::warn!(environment = environment_id, %error, "what a monitor leaves unread cannot be bounded");
+        }
         let environment = Environment::new(environment_id, &account, socket, shared);
         tokio::task::spawn_local(environment.run());
     }
@@ -129,6 +164,9 @@ struct Environment {
     account_meter: Rc<RefCell<Meter>>,
     counts: Cell<Counts>,
     outstanding: RefCell<BTreeMap<u64, JoinHandle<()>>>,
+    connections: Semaphore,
+    /// The monitor has not read an answer in time.
+    is_deaf: Notify,
     lines: Cell<(Instant, u32)>,
 }
 
@@ -149,6 +187,8 @@ impl Environment {
             shared: shared.clone(),
             counts: Cell::default(),
             outstanding: RefCell::default(),
+            connections: Semaphore::new(CONNECTIONS_AT_ONCE),
+            is_deaf: Notify::new(),
             lines: Cell::new((now, 0)),
         })
     }
@@ -156,11 +196,20 @@ impl Environment {
     async fn run(self: Rc<Self>) {
         let mut buffer = vec![0; QUESTION_BYTES_MAX];
         loop {
-            match self.socket.receive(&mut buffer).await {
-                Ok(Some((length, _))) => match decode(&buffer[..length], QUESTION_BYTES_MAX) {
+            let received = tokio::select! {
+                biased;
+                () = self.is_deaf.notified() => {
+                    tracing::error!(environment = self.id.0, "a monitor does not read its answers: it is not served any more");
+                    break;
+                }
+                received = self.socket.receive(&mut buffer) => received,
+            };
+            match received {
+                Ok(Some(packet)) => match question(&packet, &buffer) {
                     Ok(question) => self.serve(question).await,
                     Err(error) => {
-                        tracing::error!(environment = self.id.0, %error, "a monitor sent egress what is no question");
+                        let environment = self.id.0;
+                        tracing::error!(environment, %error, "a monitor broke the rules: it is not served any more");
                         break;
                     }
                 },
@@ -173,6 +222,7 @@ impl Environment {
         }
         for task in std::mem::take(&mut *self.outstanding.borrow_mut()).into_values() {
             task.abort();
+            self.end();
         }
         let ended = FromEgress::Ended { environment_id: self.id.0, counts: self.counts.get() };
         if let Err(error) = self.shared.worker.send(&encode(&ended), None).await {
@@ -184,9 +234,14 @@ impl Environment {
         let request = match question {
             Question::Connect { request, .. } | Question::Resolve { request, .. } => request,
             Question::Cancel { request } => {
-                if let Some(task) = self.outstanding.borrow_mut().remove(&request) {
-                    task.abort();
-                    self.end();
+                let task = self.outstanding.borrow_mut().remove(&request);
+                match task {
+                    Some(task) => {
+                        task.abort();
+                        self.end();
+                    }
+                    // The answer may have crossed it; otherwise it is nonsense, of which there shall not be much.
+                    None => sleep(LIMITED_PAUSE).await,
                 }
                 return;
             }
@@ -197,7 +252,8 @@ impl Environment {
             if self.may_log() {
                 tracing::warn!(environment, account, "a request of an environment is over the limit of its rate");
             }
-            return self.answer(&Answer::Refused { request, errno: Errno::NOBUFS.raw_os_error() }, None).await;
+            self.refuse(request, Errno::NOBUFS.raw_os_error()).await;
+            return sleep(LIMITED_PAUSE).await;
         }
         let (environment, inner) = (self.clone(), self.clone());
         let task = tokio::task::spawn_local(async move {
@@ -252,8 +308,10 @@ impl Environment {
                 let (environment, account) = (self.id.0, &self.account);
                 tracing::warn!(environment, account, %target, "connection refused by {rule}; --egress-allow may allow it");
             }
-            return self.answer(&Answer::Refused { request, errno: Errno::ACCESS.raw_os_error() }, None).await;
+            return self.refuse(request, Errno::ACCESS.raw_os_error()).await;
         }
+        // Kept until the monitor's socket has taken the connection.
+        let Ok(_turn) = self.connections.acquire().await else { return };
         let opened = match transport {
             Transport::Tcp => match timeout(CONNECT_TIMEOUT, TcpStream::connect(destination)).await {
                 Ok(stream) => stream.and_then(TcpStream::into_std).map(OwnedFd::from),
@@ -264,13 +322,17 @@ impl Environment {
         match opened {
             Ok(socket) => {
                 self.count(|counts| counts.connected += 1);
-                self.answer(&Answer::Connected { request }, Some(socket)).await;
+                if let Err(error) = self.answer(&Answer::Connected { request }, Some(socket)).await {
+                    // Most likely too many descriptors are on their way to monitors (ETOOMANYREFS).
+                    tracing::warn!(environment = self.id.0, %error, "a connection could not be passed to a monitor");
+                    self.refuse(request, Errno::NOBUFS.raw_os_error()).await;
+                }
             }
             Err(error) => {
                 self.count(|counts| counts.failed += 1);
                 tracing::debug!(environment = self.id.0, %target, %error, "connection failed");
                 let errno = error.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
-                self.answer(&Answer::Refused { request, errno }, None).await;
+                self.refuse(request, errno).await;
             }
         }
     }
@@ -278,13 +340,27 @@ impl Environment {
     async fn resolve(&self, request: u64, query: &[u8]) {
         self.count(|counts| counts.resolved += 1);
         let answer = timeout(RESOLVE_TIMEOUT, self.shared.names.answer(query)).await.ok().flatten();
-        self.answer(&Answer::Resolved { request, answer: answer.unwrap_or_default() }, None).await;
+        let answer = Answer::Resolved { request, answer: answer.unwrap_or_default() };
+        if let Err(error) = self.answer(&answer, None).await {
+            tracing::debug!(environment = self.id.0, %error, "an environment is not there any more to be answered");
+        }
     }
 
-    async fn answer(&self, answer: &Answer, attached: Option<OwnedFd>) {
+    async fn refuse(&self, request: u64, errno: i32) {
+        if let Err(error) = self.answer(&Answer::Refused { request, errno }, None).await {
+            tracing::debug!(environment = self.id.0, %error, "an environment is not there any more to be refused something");
+        }
+    }
+
+    /// Sends an answer. One that the monitor leaves no room for is dropped in the end, and so is the monitor.
+    async fn answer(&self, answer: &Answer, attached: Option<OwnedFd>) -> io::Result<()> {
         let attached = attached.as_ref().map(AsFd::as_fd);
-        if let Err(error) = self.socket.send(&encode(answer), attached).await {
-            tracing::debug!(environment = self.id.0, %error, "an environment is not there any more to be answered");
+        match timeout(ANSWER_PATIENCE, self.socket.send(&encode(answer), attached)).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.is_deaf.notify_one();
+                Ok(())
+            }
         }
     }
 }

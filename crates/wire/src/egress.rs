@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::FrameError;
+use crate::frame::{FrameError, decode_whole};
 
 /// Longest message in any direction: the longest DNS answer and its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 + 64;
@@ -126,5 +126,5 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8], bytes_max: usize) -> Result<T,
     if packet.len() > bytes_max {
         return Err(FrameError::TooLong { length: packet.len(), maximum: bytes_max });
     }
-    Ok(postcard::from_bytes(packet)?)
+    decode_whole(packet)
 }

@@ -20,6 +20,12 @@ pub enum FrameError {
     /// The bytes are not a message of the expected type.
     #[error("the message cannot be decoded")]
     Malformed(#[from] postcard::Error),
+    /// There is a message, and something behind it.
+    #[error("{bytes} bytes follow the end of the message")]
+    Trailing {
+        /// How many.
+        bytes: usize,
+    },
 }
 
 /// A message with its header, ready to be written.
@@ -29,6 +35,14 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     let length = u32::try_from(bytes.len() - HEADER_BYTES).expect("messages are far below 4 GiB");
     bytes[..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
     bytes
+}
+
+/// The message that these bytes are, from the first to the last.
+pub(crate) fn decode_whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
+    match postcard::take_from_bytes(bytes)? {
+        (message, []) => Ok(message),
+        (_, rest) => Err(FrameError::Trailing { bytes: rest.len() }),
+    }
 }
 
 /// Turns a stream of bytes into messages.
@@ -68,7 +82,7 @@ impl Decoder {
             return Err(FrameError::TooLong { length, maximum: self.message_bytes_max });
         }
         let Some(body) = pending.get(HEADER_BYTES..HEADER_BYTES + length) else { return Ok(None) };
-        let message = postcard::from_bytes(body)?;
+        let message = decode_whole(body)?;
         self.consumed += HEADER_BYTES + length;
         Ok(Some(message))
     }
@@ -103,5 +117,8 @@ mod tests {
         let mut decoder = Decoder::new(10);
         decoder.push(&[2, 0, 0, 0, 200, 200]);
         assert!(matches!(decoder.next::<String>(), Err(FrameError::Malformed(_))));
+        let mut decoder = Decoder::new(10);
+        decoder.push(&[3, 0, 0, 0, 1, b'a', b'b']);
+        assert!(matches!(decoder.next::<String>(), Err(FrameError::Trailing { bytes: 1 })));
     }
 }

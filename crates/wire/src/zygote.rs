@@ -10,7 +10,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::FrameError;
+use crate::frame::{FrameError, decode_whole};
 
 /// Longest message in either direction.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
@@ -61,5 +61,5 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<T, FrameError> {
     if packet.len() > MESSAGE_BYTES_MAX {
         return Err(FrameError::TooLong { length: packet.len(), maximum: MESSAGE_BYTES_MAX });
     }
-    Ok(postcard::from_bytes(packet)?)
+    decode_whole(packet)
 }

@@ -256,11 +256,11 @@ impl Egress {
             state.counts.retain(|account, _| living.contains(account));
         }
         let sum = state.counts.entry(account).or_default();
-        sum.connected += counts.connected;
-        sum.refused += counts.refused;
-        sum.failed += counts.failed;
-        sum.limited += counts.limited;
-        sum.resolved += counts.resolved;
+        sum.connected = sum.connected.saturating_add(counts.connected);
+        sum.refused = sum.refused.saturating_add(counts.refused);
+        sum.failed = sum.failed.saturating_add(counts.failed);
+        sum.limited = sum.limited.saturating_add(counts.limited);
+        sum.resolved = sum.resolved.saturating_add(counts.resolved);
     }
 }
 
