@@ -21,6 +21,8 @@ pub(crate) enum Soak {
     Load(LoadOptions),
     /// The fuzz targets, with coverage counters.
     Fuzz(fuzz::Options),
+    /// A guest that makes random system calls, on every platform of this host.
+    Calls(CallsOptions),
     /// The whole conformance suite on AMD's virtualisation, emulated by QEMU.
     Svm,
     /// The whole of CPython's regression suite in the microVM and on this host; writes a table under `docs/soak/`.
@@ -35,12 +37,24 @@ pub(crate) struct LoadOptions {
     minutes: u64,
 }
 
+/// Options of `cargo xtask soak calls`.
+#[derive(Args)]
+pub(crate) struct CallsOptions {
+    /// How long it runs on each platform, in minutes: each seed gets one.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// The first seed; odd ones have two virtual CPUs. A seed that has failed is printed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 /// Runs one of them.
 pub(crate) fn run(soak: &Soak) -> anyhow::Result<()> {
     match soak {
         Soak::Load(options) => load(options),
         Soak::Fuzz(options) => fuzz::soak(options),
         Soak::Cpython(options) => cpython::soak(options),
+        Soak::Calls(options) => calls(options),
         Soak::Svm => whole_suite_on_svm(),
     }
 }
@@ -54,6 +68,23 @@ fn load(options: &LoadOptions) -> anyhow::Result<()> {
     let result = load_with_faults(&program, &folder, Duration::from_secs(options.minutes * 60));
     std::fs::remove_dir_all(&folder)?;
     result
+}
+
+/// Runs the gate's test of random system calls for longer, with seeds that the gate does not try.
+fn calls(options: &CallsOptions) -> anyhow::Result<()> {
+    let mut test = cargo();
+    test.args([
+        "test",
+        "--package",
+        "calypte-linux",
+        "--test",
+        "hostile",
+        "--",
+        "--nocapture",
+        "random_calls_are_borne",
+    ]);
+    test.env("CALYPTE_CALLS_SECONDS", "60").env("CALYPTE_CALLS_SEEDS", options.minutes.to_string());
+    run_command(test.env("CALYPTE_CALLS_SEED", options.seed.to_string()))
 }
 
 fn whole_suite_on_svm() -> anyhow::Result<()> {
