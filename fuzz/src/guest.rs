@@ -26,12 +26,22 @@ pub const PATH_OFFSETS: [u64; 7] = [0, 13, 19, 26, 33, 49, 59];
 const PATH_BYTES: &[u8] = b"/folder/file\0/link\0/tmp/a\0/tmp/b\0/proc/self/maps\0/dev/zero\0/program\0";
 const MEMORY_MIB: u32 = 16;
 const TMP_MIB: u32 = 4;
+/// Frames of the machine of such a guest.
+pub const FRAMES_MAX: u32 = (MEMORY_MIB + TMP_MIB + 4) * 256;
 
 /// Runs a script to its end and checks what must hold then: the guest has ended, and the platform has not failed.
 pub fn run(script: &[u8]) {
     let script = Arc::new(Mutex::new(Script::new(script)));
-    let machine = ScriptedMachine::new((MEMORY_MIB + TMP_MIB + 4) * 256, script.clone());
-    let config = GuestConfig {
+    let machine = ScriptedMachine::new(FRAMES_MAX, script.clone());
+    let guest = start(machine, configuration(Arc::new(Waker::new(script))));
+    guest.run_vcpu(0);
+    let exit = guest.wait_exit();
+    assert!(exit != GuestExit::Failed, "the platform failed: {:?}", guest.lock().failure);
+}
+
+/// What such a guest is made of.
+pub fn configuration(observer: Arc<dyn Observer>) -> GuestConfig {
+    GuestConfig {
         way_out: None,
         memory_mib: MEMORY_MIB,
         tmp_mib: TMP_MIB,
@@ -40,21 +50,30 @@ pub fn run(script: &[u8]) {
         host_name: "fuzz".to_owned(),
         vcpu_count: 1,
         services: Vec::new(),
-        observer: Arc::new(Waker { script, interrupted_at: Mutex::new(0) }),
-    };
+        observer,
+    }
+}
+
+/// A guest that is about to run its program.
+pub fn start(machine: Arc<ScriptedMachine>, config: GuestConfig) -> Arc<Guest> {
     let guest = Guest::new(machine, config).expect("a guest");
     guest.spawn_first(b"/program", vec![b"program".to_vec()], &[], b"/").expect("a program");
-    guest.run_vcpu(0);
-    let exit = guest.wait_exit();
-    assert!(exit != GuestExit::Failed, "the platform failed: {:?}", guest.lock().failure);
+    guest
 }
 
 /// Nobody else would end the waits of a script: when all threads wait, the calls are interrupted. Some waits no signal
 /// ends, such as that of `vfork`; when all are of that kind, the guest is ended.
-struct Waker {
+pub struct Waker {
     script: Arc<Mutex<Script>>,
     /// Steps that had been made when the waits were interrupted last.
     interrupted_at: Mutex<usize>,
+}
+
+impl Waker {
+    /// For a guest that follows a script.
+    pub fn new(script: Arc<Mutex<Script>>) -> Self {
+        Self { script, interrupted_at: Mutex::new(0) }
+    }
 }
 
 impl Observer for Waker {

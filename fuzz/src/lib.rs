@@ -2,10 +2,12 @@
 //! system calls. `cargo xtask soak fuzz` builds them with coverage counters and runs them; the gate builds them and
 //! runs a few inputs.
 //!
-//! [`machine`] is a platform without guest code: its virtual CPU makes the system calls of a [`script`].
+//! [`machine`] is a platform without guest code: its virtual CPU makes the system calls of a [`script`], in a [`guest`]
+//! from its start, or in one that is restored from a [`state`].
 
 #![forbid(unsafe_code)]
 
 pub mod guest;
 pub mod machine;
 pub mod script;
+pub mod state;

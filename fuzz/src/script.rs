@@ -21,6 +21,24 @@ pub struct Script {
     results: [u64; RESULTS],
 }
 
+/// The bytes of a step that writes to scratch memory, at an offset.
+pub fn write(offset: u16, content: &[u8]) -> Vec<u8> {
+    let length =
+        u8::try_from(content.len()).ok().filter(|length| *length < 64).expect("a step writes 63 bytes at most");
+    [&[0][..], &offset.to_be_bytes(), &[length], content].concat()
+}
+
+/// The bytes of a step that makes a system call.
+pub fn call(number: u16, arguments: &[u64]) -> Vec<u8> {
+    let mut bytes = vec![38];
+    bytes.extend(number.to_be_bytes());
+    for index in 0..6 {
+        bytes.push(255);
+        bytes.extend(arguments.get(index).copied().unwrap_or(0).to_be_bytes());
+    }
+    bytes
+}
+
 /// One step.
 #[derive(Debug)]
 pub enum Step {

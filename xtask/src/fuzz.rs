@@ -10,8 +10,14 @@ use clap::Args;
 use crate::command::{cargo, output, root, run as run_command, target_folder};
 
 /// The targets: programs `fuzz_<name>`, seeds under `fuzz/seeds/<name>`, and the longest input worth trying, bytes.
-const TARGETS: &[(&str, u32)] =
-    &[("elf", 8192), ("messages", 4096), ("runtime_api", 4096), ("signature", 4096), ("system_calls", 4096)];
+const TARGETS: &[(&str, u32)] = &[
+    ("elf", 8192),
+    ("messages", 4096),
+    ("runtime_api", 4096),
+    ("signature", 4096),
+    ("state", 2048),
+    ("system_calls", 4096),
+];
 /// Inputs of each target that the gate tries.
 const GATE_RUNS: u32 = 2000;
 /// A target with more memory than this has a defect.
