@@ -271,6 +271,19 @@ class Invocations(unittest.TestCase):
     def test_no_payload_is_an_empty_event(self):
         self.assertEqual(json.loads(self.invoke()["Payload"].read())["event"], {})
 
+    def test_a_profile_of_exits_is_logged_for_those_who_ask(self):
+        environment = {"Variables": {"CALYPTE_PROFILE": "1"}}
+        files = {"app.py": "def handler(event, context):\n    return 1\n"}
+        runtime = support.python_runtime()
+        with support.Function(self.client, "profile", runtime, files, "app.handler", Environment=environment) as function:
+            function.invoke()
+            log = function.invoke()["log"]
+        profile = next(line for line in log.splitlines() if line.startswith("PROFILE Exits: ")).split("\t")
+        # The two of the Runtime API, and what chance adds.
+        self.assertIn("sendto: 1", profile)
+        self.assertIn("recvfrom: 1", profile)
+        self.assertLessEqual(int(profile[0].removeprefix("PROFILE Exits: ")), 8)
+
     def test_log_tail(self):
         result = self.invoke(Payload=b"{}", LogType="Tail")
         log = base64.b64decode(result["LogResult"]).decode()

@@ -1,5 +1,5 @@
 //! Where a guest's exits go: how often it left guest code and why, which system calls it made, and how long the monitor
-//! took to serve them. Kept only when asked for.
+//! took to serve them. Kept only when asked for: of a whole run as a table, of an invocation as one line.
 
 use std::fmt;
 
@@ -7,6 +7,9 @@ use calypte_platform::Exit;
 
 use crate::kernel::Kernel;
 use crate::table;
+
+/// Kinds of exits in a [`Profile::summary`].
+const SUMMARY_KINDS: usize = 10;
 
 /// What a guest has done, by kind.
 #[derive(Debug, Clone)]
@@ -68,6 +71,26 @@ impl Profile {
     fn call(&mut self, number: u64) -> Option<&mut Count> {
         usize::try_from(number).ok().and_then(|number| self.calls.get_mut(number))
     }
+
+    /// What there was, by name, the most frequent first.
+    fn rows(&self) -> Vec<(&'static str, Count)> {
+        let name = |number| table::find(number).map_or_else(|| table::refused::find(number).name, |call| call.name);
+        let mut rows: Vec<_> = (0_u64..).zip(self.calls.iter()).map(|(number, count)| (name(number), *count)).collect();
+        rows.push(("(page fault)", self.page_faults));
+        rows.push(("(exception)", Count { times: self.exceptions, ..Count::default() }));
+        rows.push(("(pre-emption)", Count { times: self.preemptions, ..Count::default() }));
+        rows.retain(|(_, count)| count.times > 0);
+        rows.sort_by_key(|(_, count)| std::cmp::Reverse(count.times));
+        rows
+    }
+
+    /// The number of exits and the most frequent kinds of them, in one line.
+    pub fn summary(&self) -> String {
+        let rows = self.rows();
+        let total: u64 = rows.iter().map(|(_, count)| count.times).sum();
+        let kinds = rows.iter().take(SUMMARY_KINDS).map(|(name, count)| format!("\t{name}: {}", count.times));
+        format!("Exits: {total}{}", kinds.collect::<String>())
+    }
 }
 
 impl Kernel {
@@ -85,19 +108,7 @@ impl Kernel {
 impl fmt::Display for Profile {
     /// A table, the most frequent first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rows: Vec<(String, Count)> = (0_u64..)
-            .zip(self.calls.iter())
-            .filter(|(_, count)| count.times > 0)
-            .map(|(number, count)| {
-                let name = table::find(number).map_or_else(|| table::refused::find(number).name, |call| call.name);
-                (name.to_owned(), *count)
-            })
-            .collect();
-        rows.push(("(page fault)".to_owned(), self.page_faults));
-        rows.push(("(exception)".to_owned(), Count { times: self.exceptions, ..Count::default() }));
-        rows.push(("(pre-emption)".to_owned(), Count { times: self.preemptions, ..Count::default() }));
-        rows.retain(|(_, count)| count.times > 0);
-        rows.sort_by_key(|(_, count)| std::cmp::Reverse(count.times));
+        let rows = self.rows();
         let total: u64 = rows.iter().map(|(_, count)| count.times).sum();
         writeln!(f, "{:<20} {:>9} {:>9} {:>12} {:>10}", "exits", "times", "resumed", "served ms", "each us")?;
         for (name, count) in rows {
@@ -127,5 +138,6 @@ mod tests {
         assert_eq!(lines[1], ["getpid", "2", "0", "0.00", "1.5"]);
         assert_eq!(lines[2][..2], ["read", "1"]);
         assert_eq!(lines[3], ["all", "3"]);
+        assert_eq!(profile.summary(), "Exits: 3\tgetpid: 2\tread: 1");
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use calypte_linux::console::Stream;
 use calypte_linux::guest::{Guest, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
+use calypte_linux::profile::Profile;
 use calypte_linux::service::LoopbackService;
 use calypte_wire::frame::{Decoder, FrameError};
 use calypte_wire::monitor::{
@@ -42,6 +43,10 @@ const FREEZE_DELAY: Duration = Duration::from_millis(100);
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
+
+/// A function with this variable, set to `1`, has a line in its log after each invocation that says where its exits to the
+/// monitor went.
+const PROFILE_VARIABLE: &str = "CALYPTE_PROFILE";
 
 /// Exit status after the orderly end of an environment.
 const STATUS_ENDED: i32 = 0;
@@ -202,13 +207,17 @@ impl Session {
             host_name: start.host_name,
             vcpu_count,
         };
+        let has_profile = program.environment.iter().any(|(name, value)| name == PROFILE_VARIABLE && value == "1");
         program.set_variable("AWS_LAMBDA_RUNTIME_API", runtime_api::ADDRESS);
         let services = vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)];
         let way_out = Some(outside.way_out());
         let observer = Arc::clone(&link) as Arc<dyn Observer>;
         let guest = launch::load(program, services, way_out, observer, confinement)?;
         outside.serve(&guest);
-        guest.lock().close_input();
+        let mut kernel = guest.lock();
+        kernel.close_input();
+        kernel.profile = has_profile.then(Profile::default);
+        drop(kernel);
         Ok(Self { guest, vcpu_count, link })
     }
 
@@ -296,6 +305,9 @@ impl Observer for Link {
             }
             // What was printed before goes first, in the same write.
             let mut messages = take_output(kernel);
+            if events.contains(&RuntimeEvent::Ready) {
+                messages.extend(take_profile(kernel));
+            }
             messages.extend(events.into_iter().map(|event| message(event, kernel)));
             self.outbox.send(&messages);
         } else if kernel.console.has_output() {
@@ -309,6 +321,12 @@ fn take_output(kernel: &mut Kernel) -> Vec<ToWorker> {
     let output: Vec<u8> =
         kernel.take_output().into_iter().flat_map(|(Stream::Output | Stream::Error, bytes)| bytes).collect();
     output.chunks(LOG_BYTES_MAX).map(|bytes| ToWorker::Log { bytes: bytes.to_vec(), dropped_bytes: 0 }).collect()
+}
+
+/// What the program did since it was ready the last time, as a line of its log, if that is wanted.
+fn take_profile(kernel: &mut Kernel) -> Option<ToWorker> {
+    let profile = std::mem::take(kernel.profile.as_mut()?);
+    Some(ToWorker::Log { bytes: format!("PROFILE {}\n", profile.summary()).into_bytes(), dropped_bytes: 0 })
 }
 
 fn usage(kernel: &Kernel) -> Usage {
