@@ -228,9 +228,10 @@ fn rules(profile: &Profile) -> BTreeMap<i64, Rule> {
             let copy = bits(libc::CLONE_PARENT | libc::SIGCHLD);
             let thread = vec![masked(0, bits(thread | namespaces), bits(thread))];
             rules.insert(libc::SYS_clone, Rule::When(vec![thread, vec![equal(0, copy)]]));
-            let kept = [libc::PR_SET_NAME, libc::PR_SET_VMA].map(bits);
-            let given_up = [libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_DUMPABLE, libc::PR_SET_PDEATHSIG].map(bits);
-            rules.insert(libc::SYS_prctl, any_of(0, kept.into_iter().chain(given_up).chain([PR_GET_AUXV])));
+            let options = [libc::PR_SET_NAME, libc::PR_SET_VMA, libc::PR_SET_NO_NEW_PRIVS, libc::PR_SET_PDEATHSIG];
+            let options = options.map(bits).into_iter().chain([PR_GET_AUXV]).map(|option| vec![equal(0, option)]);
+            let not_dumpable = vec![equal(0, bits(libc::PR_SET_DUMPABLE)), equal(1, 0)];
+            rules.insert(libc::SYS_prctl, Rule::When(options.chain([not_dumpable]).collect()));
             let commands =
                 [libc::F_GETFD, libc::F_SETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC, libc::F_DUPFD];
             rules.insert(libc::SYS_fcntl, any_of(1, commands.map(bits)));

@@ -219,6 +219,7 @@ pub struct Begun {
     report: Report,
     /// `None`: not needed.
     user_namespace: Option<Result<(), String>>,
+    children: Children,
 }
 
 /// Inside the jail.
@@ -250,13 +251,18 @@ pub fn begin(children: Children) -> Begun {
     if children == Children::Separate {
         report.add(Feature::Processes, namespace::separate_children());
     }
-    Begun { report, user_namespace }
+    Begun { report, user_namespace, children }
 }
 
 /// Second part: everything else. Afterwards the process can do what its profile says and nothing more, and so can every
 /// thread that it starts.
 pub fn enter(begun: Begun, config: &Config) -> Result<Inside, JailError> {
-    let Begun { mut report, user_namespace } = begun;
+    let Begun { mut report, user_namespace, children } = begun;
+    if children == Children::Separate {
+        // A signal to one's process group reaches its members in other process id namespaces too. The first process of a
+        // namespace leads no group, so this cannot fail; the children of a process that does are not its concern.
+        let _ = rustix::process::setsid();
+    }
     let has_network = config.profile == Profile::Egress;
     let is_mount_namespace = namespace::separate(&mut report, has_network);
     let (directories, outcome) = root::open_directories(&config.directories, is_mount_namespace)?;

@@ -1,7 +1,7 @@
-//! A process that guest code has taken over tries to get out of the jail of a monitor: as root and as an ordinary user, each
-//! attempt in a process of its own, since most end in its death.
+//! A process that guest code has taken over tries to get out of its jail, that of a monitor on either platform and that of
+//! egress: as root and as an ordinary user, each attempt in a process of its own, since most end in its death.
 //!
-//! Without the standard test harness: this program is also the prisoner (`attempt NAME`), which must have one thread.
+//! Without the standard test harness: this program is also the prisoner (`attempt JAIL NAME`), which must have one thread.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test program reports to people")]
 
@@ -10,13 +10,14 @@ mod attempts;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
-use attempts::{ATTEMPTS, Attempt, Expected, Place};
-use calypte_jail::{Children, Config, Feature, Identity, JailError, Limits, Policy, Profile};
+use attempts::{ATTEMPTS, Attempt, Jail, Place};
+use calypte_jail::{Begun, Children, Config, Feature, Identity, JailError, Limits, Policy, Profile};
 
 /// `nobody` of every distribution.
 const ORDINARY_USER: u32 = 65_534;
@@ -28,18 +29,18 @@ const NOT_JAILED: i32 = 20;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
-        Some("attempt") => prisoner(&arguments[1], &arguments[2..]),
+        Some("attempt") => prisoner(&arguments[1], &arguments[2], &arguments[3..]),
         Some("--list") => ExitCode::SUCCESS,
         _ => guard(),
     }
 }
 
 /// The jail of a monitor, with small limits so that it is quick to reach them.
-fn config(directory: &Path, policy: Policy) -> Config {
+fn config(directory: &Path, profile: Profile, policy: Policy) -> Config {
     Config {
         directories: vec![directory.join("shown")],
-        profile: Profile::KvmMonitor { requests: vec![attempts::KVM_RUN] },
-        identity: Identity::Own { id: 200_000 + std::process::id() % 65_536 },
+        profile,
+        identity: Identity::Own { id: own_user() },
         limits: Limits {
             memory_bytes: Some(attempts::MEMORY_BYTES_MAX),
             descriptors: attempts::DESCRIPTORS_MAX,
@@ -50,25 +51,51 @@ fn config(directory: &Path, policy: Policy) -> Config {
     }
 }
 
-/// Enters the jail as a monitor does and makes one attempt.
-fn prisoner(name: &str, arguments: &[String]) -> ExitCode {
+/// A user id that nobody else has.
+fn own_user() -> u32 {
+    200_000 + std::process::id() % 65_536
+}
+
+fn kvm_profile() -> Profile {
+    Profile::KvmMonitor { requests: vec![attempts::KVM_RUN] }
+}
+
+/// Enters a jail as its usual inmate does; the directory that is shown there. Egress is shown none, and keeps one here all
+/// the same, as if it had come by it.
+fn enter(jail: Jail, begun: Option<Begun>, directory: &Path) -> Result<OwnedFd, JailError> {
+    let profile = match jail {
+        Jail::Kvm => kvm_profile(),
+        Jail::Ptrace => Profile::PtraceMonitor,
+        Jail::Egress => {
+            let shown = File::open(directory.join("shown")).expect("it was made");
+            return calypte_jail::egress(own_user(), Policy::Full).map(|_| shown.into());
+        }
+    };
+    let begun = begun.expect("monitors begin before they are forked");
+    let mut inside = calypte_jail::enter(begun, &config(directory, profile, Policy::Full))?;
+    Ok(inside.directories.remove(0))
+}
+
+/// Enters the jail and makes one attempt.
+fn prisoner(jail: &str, name: &str, arguments: &[String]) -> ExitCode {
+    let jail = Jail::ALL.into_iter().find(|other| other.name() == jail).expect("a known jail");
     let place = Place::new(Path::new(&arguments[0]), arguments[1].parse().expect("a pid"));
     if name == "where-namespaces-are-refused" {
         return in_a_poor_host(place.directory());
     }
     let attempt = ATTEMPTS.iter().find(|attempt| attempt.name == name).expect("a known attempt");
-    let begun = calypte_jail::begin(Children::Separate);
+    let begun = (jail != Jail::Egress).then(|| calypte_jail::begin(Children::Separate));
     // SAFETY: the process has one thread.
     match unsafe { libc::fork() } {
         0 => {
-            let inside = match calypte_jail::enter(begun, &config(place.directory(), Policy::Full)) {
-                Ok(inside) => inside,
+            let shown = match enter(jail, begun, place.directory()) {
+                Ok(shown) => shown,
                 Err(error) => {
                     eprintln!("{error}");
                     std::process::exit(NOT_JAILED)
                 }
             };
-            match (attempt.run)(&place, &inside.directories[0]) {
+            match (attempt.run)(&place, &shown) {
                 Ok(evidence) => {
                     drop(writeln!(std::io::stderr(), "{name}: {evidence}"));
                     std::process::exit(ESCAPED)
@@ -102,7 +129,7 @@ fn in_a_poor_host(directory: &Path) -> ExitCode {
     // SAFETY: the process has one thread.
     if unsafe { libc::fork() } == 0 {
         let begun = calypte_jail::begin(Children::Separate);
-        let refused = calypte_jail::enter(begun, &config(directory, Policy::Full)).err();
+        let refused = calypte_jail::enter(begun, &config(directory, kvm_profile(), Policy::Full)).err();
         let is_named = matches!(&refused, Some(JailError::Incomplete { feature: Feature::Processes, .. }));
         assert!(is_named, "{refused:?}");
         std::process::exit(0)
@@ -112,7 +139,7 @@ fn in_a_poor_host(directory: &Path) -> ExitCode {
     unsafe { libc::wait(&raw mut status) };
     assert_eq!(status, 0, "a full jail is refused");
     let begun = calypte_jail::begin(Children::Separate);
-    let inside = calypte_jail::enter(begun, &config(directory, Policy::BestEffort)).unwrap();
+    let inside = calypte_jail::enter(begun, &config(directory, kvm_profile(), Policy::BestEffort)).unwrap();
     let missing: Vec<Feature> = inside.report.missing().map(|step| step.feature).collect();
     for feature in [Feature::Processes, Feature::EmptyRoot, Feature::Network] {
         assert!(missing.contains(&feature), "{missing:?}");
@@ -133,7 +160,8 @@ struct Outside {
 }
 
 impl Outside {
-    fn new() -> Self {
+    /// The other process is of the prisoner's own user, so that only the jail protects it.
+    fn new(uid: Option<u32>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         std::fs::create_dir(path.join("shown")).unwrap();
@@ -145,7 +173,11 @@ impl Outside {
         for name in ["", "shown", "secret", "socket"] {
             std::fs::set_permissions(path.join(name), std::fs::Permissions::clone(&everybody)).unwrap();
         }
-        let mut victim = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+        let mut victim = Command::new("sleep");
+        if let Some(uid) = uid {
+            victim.uid(uid).gid(uid);
+        }
+        let mut victim = victim.arg("600").stdin(Stdio::null()).spawn().unwrap();
         assert!(victim.try_wait().unwrap().is_none());
         Self { directory, victim, _listener: listener }
     }
@@ -166,41 +198,32 @@ fn guard() -> ExitCode {
         false => &[("this user", None)],
     };
     let program = copy_of_this_program();
-    for (name, uid) in users {
-        let mut outside = Outside::new();
-        let extra = Attempt {
-            name: "where-namespaces-are-refused",
-            expected: Expected::Refused,
-            run: |_, _| unreachable!("made by the prisoner itself"),
-        };
-        let mut is_possible = true;
-        for attempt in ATTEMPTS.iter().chain([&extra]) {
-            if !is_possible {
-                println!("SKIP escape::{} as {name}: this host does not allow a full jail", attempt.name);
-                skipped += 1;
-                continue;
-            }
-            let mut command = Command::new(program.path().join("escape"));
-            command.args(["attempt", attempt.name]).arg(outside.directory.path()).arg(outside.victim.id().to_string());
-            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-            if let Some(uid) = uid {
-                command.uid(*uid).gid(*uid);
-            }
-            let mut child = command.spawn().unwrap();
-            let mut text = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-            let status = child.wait().unwrap().code();
-            is_possible = status != Some(NOT_JAILED);
-            let is_alive = outside.victim.try_wait().unwrap().is_none();
-            if !is_possible {
-                println!("SKIP escape::{} as {name}: {}", attempt.name, text.trim());
-                skipped += 1;
-            } else if status == Some(attempt.expected.status()) && is_alive {
-                println!("test escape::{} as {name} ... ok", attempt.name);
-                passed += 1;
-            } else {
-                println!("test escape::{} as {name} ... FAILED: {status:?} {}", attempt.name, text.trim());
-                failed += 1;
+    let extra = Attempt::without_namespaces();
+    for (user, uid) in users {
+        let mut outside = Outside::new(*uid);
+        for jail in Jail::ALL {
+            let mut is_possible = true;
+            for attempt in ATTEMPTS.iter().chain([&extra]) {
+                let Some(expected) = attempt.expected(jail) else { continue };
+                let title = format!("escape::{}::{} as {user}", jail.name(), attempt.name);
+                if !is_possible {
+                    println!("SKIP {title}: this host does not allow a full jail");
+                    skipped += 1;
+                    continue;
+                }
+                let (status, text) = attempt_in(&program.path().join("escape"), jail, attempt.name, &outside, *uid);
+                is_possible = status != Some(NOT_JAILED);
+                let is_alive = outside.victim.try_wait().unwrap().is_none();
+                if !is_possible {
+                    println!("SKIP {title}: {}", text.trim());
+                    skipped += 1;
+                } else if status == Some(expected.status()) && is_alive {
+                    println!("test {title} ... ok");
+                    passed += 1;
+                } else {
+                    println!("test {title} ... FAILED: {status:?} {}", text.trim());
+                    failed += 1;
+                }
             }
         }
         let secret = std::fs::read_to_string(outside.directory.path().join("secret")).unwrap();
@@ -208,6 +231,20 @@ fn guard() -> ExitCode {
     }
     println!("\ntest result: {passed} passed; {failed} failed; {skipped} skipped");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Has a prisoner make an attempt; its status and what it says.
+fn attempt_in(program: &Path, jail: Jail, name: &str, outside: &Outside, uid: Option<u32>) -> (Option<i32>, String) {
+    let mut command = Command::new(program);
+    command.args(["attempt", jail.name(), name]).arg(outside.directory.path()).arg(outside.victim.id().to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    if let Some(uid) = uid {
+        command.uid(uid).gid(uid);
+    }
+    let mut child = command.spawn().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    (child.wait().unwrap().code(), text)
 }
 
 /// Where an ordinary user may read it, wherever it was built.
