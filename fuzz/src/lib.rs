@@ -3,10 +3,11 @@
 //! runs a few inputs.
 //!
 //! [`machine`] is a platform without guest code: its virtual CPU makes the system calls of a [`script`], in a [`guest`]
-//! from its start, or in one that is restored from a [`state`].
+//! from its start, or in one that is restored from a [`state`]. [`egress`] has hostile monitors and name servers.
 
 #![forbid(unsafe_code)]
 
+pub mod egress;
 pub mod guest;
 pub mod machine;
 pub mod script;

@@ -1,7 +1,9 @@
-//! Messages between the worker, its monitors and the zygote, in pieces as a socket gives them.
+//! Messages between the worker, its monitors, the zygote and egress, in pieces as a socket gives them.
 
 #![no_main]
 
+use calypte_wire::descriptor::Descriptor;
+use calypte_wire::egress::{self, Answer, FromEgress, Question, ToEgress};
 use calypte_wire::frame::Decoder;
 use calypte_wire::monitor::{ToMonitor, ToWorker};
 use calypte_wire::zygote::{self, FromZygote, ToZygote};
@@ -13,11 +15,17 @@ const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((first, rest)) = bytes.split_first() else { return };
-    match first % 4 {
+    match first % 16 {
         0 => stream::<ToWorker>(rest),
         1 => stream::<ToMonitor>(rest),
         2 => packet::<ToZygote>(rest),
-        _ => packet::<FromZygote>(rest),
+        3 => packet::<FromZygote>(rest),
+        4 => packet::<Descriptor>(rest),
+        5 => egress_packet::<ToEgress>(rest),
+        6 => egress_packet::<FromEgress>(rest),
+        7 => egress_packet::<Question>(rest),
+        8 => egress_packet::<Answer>(rest),
+        _ => {}
     }
 });
 
@@ -37,5 +45,13 @@ fn stream<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
 fn packet<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     if let Ok(message) = zygote::decode::<T>(bytes) {
         assert!(zygote::decode::<T>(&zygote::encode(&message)).is_ok(), "an encoded message cannot be decoded");
+    }
+}
+
+fn egress_packet<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+    if let Ok(message) = egress::decode::<T>(bytes, MESSAGE_BYTES_MAX) {
+        let encoded = zygote::encode(&message);
+        assert!(egress::decode::<T>(&encoded, usize::MAX).is_ok(), "an encoded message cannot be decoded");
+        assert!(egress::decode::<T>(&encoded, encoded.len() - 1).is_err(), "a message that is too long is decoded");
     }
 }
