@@ -159,6 +159,66 @@ fn other_addresses_are_refused_at_once_and_the_log_says_why() {
     }
 }
 
+/// Every way in which programs ask which interfaces there are. The hardware address is random.
+const INTERFACES_SCRIPT: &str = r#"
+import array, fcntl, socket, struct
+print(socket.if_nameindex())
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def ask(request, name):
+    return fcntl.ioctl(s, request, struct.pack("16s24x", name.encode()))
+for _, name in socket.if_nameindex():
+    address, mask, broadcast = (socket.inet_ntoa(ask(request, name)[20:24]) for request in (0x8915, 0x891b, 0x8919))
+    print(name, address, mask, broadcast, hex(struct.unpack_from("H", ask(0x8913, name), 16)[0]),
+        *struct.unpack_from("i", ask(0x8921, name), 16), struct.unpack_from("H6s", ask(0x8927, name), 16)[1][0])
+room = array.array("B", bytes(400))
+print(struct.unpack("iL", fcntl.ioctl(s, 0x8912, struct.pack("iL", 400, room.buffer_info()[0])))[0] // 40)
+print([line.split(":")[0].strip() for line in open("/proc/net/dev")][2:])
+print([line.split()[:4] for line in open("/proc/net/route")][1:])
+print([line.split()[-1] for line in open("/proc/net/if_inet6")])
+"#;
+
+#[test]
+fn interfaces_are_those_of_a_container() {
+    let Some(python) = python("interfaces") else { return };
+    let lo = "lo 127.0.0.1 255.0.0.0 0.0.0.0 0x49 65536 0\n";
+    assert_eq!(
+        stdout(&run(&[], &python, INTERFACES_SCRIPT)),
+        format!(
+            "[(1, 'lo'), (2, 'eth0')]\n{lo}eth0 192.0.0.2 255.255.255.248 192.0.0.7 0x1043 1500 2\n2\n['lo', 'eth0']\n\
+             [['eth0', '00000000', '010000C0', '0003'], ['eth0', '000000C0', '00000000', '0001']]\n['lo']\n"
+        )
+    );
+    assert_eq!(
+        stdout(&run(&["--no-network"], &python, INTERFACES_SCRIPT)),
+        format!("[(1, 'lo')]\n{lo}1\n['lo']\n[]\n['lo']\n")
+    );
+}
+
+#[test]
+fn names_have_the_addresses_for_which_there_is_an_interface() {
+    let Some(python) = python("names and interfaces") else { return };
+    let names = name_server().to_string();
+    let script = "import socket\n\
+                  for name in ['host.example', 'unique.example']:\n\
+                  \tfor flags in [0, socket.AI_ADDRCONFIG]:\n\
+                  \t\ttry: print(sorted({r[4][0] for r in socket.getaddrinfo(name, 80, flags=flags)}))\n\
+                  \t\texcept socket.gaierror as error: print(error.errno)\n\
+                  s = socket.socket(); s.bind(('192.0.0.2', 0)); print(s.getsockname()[0])\n";
+    let output = run(&["--egress-name-server", &names], &python, script);
+    // -5: it has no address of a kind that is asked for (`EAI_NODATA`).
+    let expected = "['192.0.0.1']\n['192.0.0.1']\n['fd00::1']\n-5\n192.0.0.2\n";
+    assert_eq!(stdout(&output), expected);
+    let Some(node) = interpreter("names in Node", "node", &["-p", "process.execPath"]) else { return };
+    let script = "const dns = require('dns');\n\
+                  console.log(Object.values(require('os').networkInterfaces()).flat().map(one => one.cidr).join());\n\
+                  dns.lookup('host.example', { hints: dns.ADDRCONFIG }, (error, address) => {\n\
+                    console.log(error, address);\n\
+                    dns.resolve4('host.example', (error, addresses) => console.log(error, addresses));\n\
+                  });\n";
+    let output = command(&["--egress-name-server", &names]).arg(node).args(["-e", script]).output().unwrap();
+    assert_eq!(stdout(&output), "127.0.0.1/8,::1/128,192.0.0.2/29\nnull 192.0.0.1\nnull [ '192.0.0.1' ]\n");
+}
+
 #[test]
 fn without_a_network_there_is_only_the_programs_own() {
     let Some(python) = python("no network") else { return };

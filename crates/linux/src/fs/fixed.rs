@@ -84,7 +84,8 @@ impl Fixed {
         let (mode, size, special_device) = match &self.content {
             Content::Directory(_) => (libc::S_IFDIR | 0o755, 0, 0),
             Content::Link(target) => (libc::S_IFLNK | 0o777, target.len() as u64, 0),
-            Content::Text(_) => (libc::S_IFREG | 0o444, 4096, 0),
+            // Linux says 4096 of each file of `/sys`; `/etc/resolv.conf` is read by programs that trust the size.
+            Content::Text(text) => (libc::S_IFREG | 0o444, text.len() as u64, 0),
             Content::Device(device) => {
                 let (major, minor) = device.number();
                 (libc::S_IFCHR | 0o666, 0, device_number(major, minor))

@@ -7,6 +7,8 @@ use crate::errno::Errno;
 
 /// The guest's own address on the way out (RFC 7335: for translators on the machine itself, so it is nobody else's).
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 2);
+/// Leading bits of the range of addresses that RFC 7335 reserves.
+pub const GUEST_PREFIX_BITS: u8 = 29;
 /// As [`GUEST_ADDRESS`], for IPv6.
 pub const GUEST_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0xc000, 2);
 /// Where the guest reaches the machine that it runs on, if that is allowed at all; also where visitors from there come from.

@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod egress;
+pub mod interface;
 pub mod netlink;
 pub mod options;
 pub mod outside;

@@ -1,19 +1,10 @@
-//! Questions about network interfaces: `rtnetlink(7)`, as far as `getifaddrs(3)` and language runtimes ask them. There is
-//! one interface, the loopback one.
-
-use std::net::{Ipv4Addr, Ipv6Addr};
+//! Questions about network interfaces: `rtnetlink(7)`, as far as `getifaddrs(3)` and language runtimes ask them.
 
 use crate::errno::Errno;
+use crate::net::interface::Interface;
 
 /// Bytes of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
-/// Index of the only interface.
-pub const INTERFACE: u32 = 1;
-/// Its name.
-pub const INTERFACE_NAME: &[u8] = b"lo\0";
-/// The most that it carries in one piece.
-pub const MTU_BYTES: u32 = 65_536;
-
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_MULTI: u16 = 2;
@@ -22,11 +13,10 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const ARPHRD_LOOPBACK: u16 = 772;
 const IFA_F_PERMANENT: u8 = 0x80;
-const RT_SCOPE_HOST: u8 = 254;
-/// Up, loopback, running, and the link is up below.
-pub const INTERFACE_FLAGS: u32 = 0x1 | 0x8 | 0x40 | 0x10000;
+/// `IF_OPER_UNKNOWN` and `IF_OPER_UP`.
+const OPERATION_UNKNOWN: u8 = 0;
+const OPERATION_UP: u8 = 6;
 
 /// The header of a request.
 #[derive(Debug, Clone, Copy)]
@@ -50,16 +40,18 @@ impl<'b> Request<'b> {
 }
 
 /// What the kernel answers to what a socket with the address `port` sends: messages, each to be received on its own.
-pub fn answer(bytes: &[u8], port: u32) -> Result<Vec<Vec<u8>>, Errno> {
+pub fn answer(bytes: &[u8], port: u32, interfaces: &[Interface]) -> Result<Vec<Vec<u8>>, Errno> {
     let request = Request::read(bytes).ok_or(Errno::EINVAL)?;
-    let parts = match request.kind {
+    let is_wanted = |family: i32| request.family == libc::AF_UNSPEC || request.family == family;
+    let parts: Vec<Vec<u8>> = match request.kind {
         RTM_GETLINK | RTM_GETADDR if request.flags & NLM_F_DUMP == 0 => return Ok(vec![refusal(request, port)]),
-        RTM_GETLINK => vec![message(RTM_NEWLINK, request, port, &link())],
+        RTM_GETLINK => {
+            interfaces.iter().map(|interface| message(RTM_NEWLINK, request, port, &link(interface))).collect()
+        }
         RTM_GETADDR => {
-            let addresses = [(libc::AF_INET, address4()), (libc::AF_INET6, address6())];
-            let is_wanted = |family: i32| request.family == libc::AF_UNSPEC || request.family == family;
-            let wanted = addresses.iter().filter(|(family, _)| is_wanted(*family));
-            wanted.map(|(_, body)| message(RTM_NEWADDR, request, port, body)).collect()
+            let inet = interfaces.iter().filter(|_| is_wanted(libc::AF_INET)).map(address4);
+            let inet6 = interfaces.iter().filter(|_| is_wanted(libc::AF_INET6)).filter_map(address6);
+            inet.chain(inet6).map(|body| message(RTM_NEWADDR, request, port, &body)).collect()
         }
         _ => return Ok(vec![refusal(request, port)]),
     };
@@ -94,44 +86,55 @@ fn push_attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
+/// Adds a `struct rtattr` with a name and its final zero.
+fn push_name(body: &mut Vec<u8>, kind: u16, name: &str) {
+    push_attribute(body, kind, &[name.as_bytes(), b"\0"].concat());
+}
+
 /// `struct ifinfomsg` and its attributes.
-fn link() -> Vec<u8> {
+fn link(interface: &Interface) -> Vec<u8> {
     let mut body = vec![0; 2];
-    body.extend_from_slice(&ARPHRD_LOOPBACK.to_ne_bytes());
-    body.extend_from_slice(&INTERFACE.to_ne_bytes());
-    body.extend_from_slice(&INTERFACE_FLAGS.to_ne_bytes());
+    body.extend_from_slice(&interface.hardware_kind.to_ne_bytes());
+    body.extend_from_slice(&interface.index.to_ne_bytes());
+    body.extend_from_slice(&interface.flags.to_ne_bytes());
     body.extend_from_slice(&[0; 4]);
-    push_attribute(&mut body, libc::IFLA_IFNAME, INTERFACE_NAME);
-    push_attribute(&mut body, libc::IFLA_MTU, &MTU_BYTES.to_ne_bytes());
-    push_attribute(&mut body, libc::IFLA_ADDRESS, &[0; 6]);
-    push_attribute(&mut body, libc::IFLA_BROADCAST, &[0; 6]);
+    push_name(&mut body, libc::IFLA_IFNAME, interface.name);
+    push_attribute(&mut body, libc::IFLA_MTU, &interface.mtu_bytes.to_ne_bytes());
+    let operation = if interface.broadcast4().is_some() { OPERATION_UP } else { OPERATION_UNKNOWN };
+    push_attribute(&mut body, libc::IFLA_OPERSTATE, &[operation]);
+    push_attribute(&mut body, libc::IFLA_ADDRESS, &interface.hardware_address);
+    push_attribute(&mut body, libc::IFLA_BROADCAST, &interface.hardware_broadcast);
     body
 }
 
 /// `struct ifaddrmsg`.
-fn address_header(family: i32, prefix_bits: u8) -> Vec<u8> {
-    let mut body = vec![family as u8, prefix_bits, IFA_F_PERMANENT, RT_SCOPE_HOST];
-    body.extend_from_slice(&INTERFACE.to_ne_bytes());
+fn address_header(interface: &Interface, family: i32, prefix_bits: u8) -> Vec<u8> {
+    let mut body = vec![family as u8, prefix_bits, IFA_F_PERMANENT, interface.scope];
+    body.extend_from_slice(&interface.index.to_ne_bytes());
     body
 }
 
-fn address4() -> Vec<u8> {
-    let mut body = address_header(libc::AF_INET, 8);
-    push_attribute(&mut body, libc::IFA_ADDRESS, &Ipv4Addr::LOCALHOST.octets());
-    push_attribute(&mut body, libc::IFA_LOCAL, &Ipv4Addr::LOCALHOST.octets());
-    push_attribute(&mut body, libc::IFA_LABEL, INTERFACE_NAME);
+fn address4(interface: &Interface) -> Vec<u8> {
+    let mut body = address_header(interface, libc::AF_INET, interface.prefix4_bits);
+    push_attribute(&mut body, libc::IFA_ADDRESS, &interface.address4.octets());
+    push_attribute(&mut body, libc::IFA_LOCAL, &interface.address4.octets());
+    if let Some(broadcast) = interface.broadcast4() {
+        push_attribute(&mut body, libc::IFA_BROADCAST, &broadcast.octets());
+    }
+    push_name(&mut body, libc::IFA_LABEL, interface.name);
     body
 }
 
-fn address6() -> Vec<u8> {
-    let mut body = address_header(libc::AF_INET6, 128);
-    push_attribute(&mut body, libc::IFA_ADDRESS, &Ipv6Addr::LOCALHOST.octets());
-    body
+fn address6(interface: &Interface) -> Option<Vec<u8>> {
+    let mut body = address_header(interface, libc::AF_INET6, 128);
+    push_attribute(&mut body, libc::IFA_ADDRESS, &interface.address6?.octets());
+    Some(body)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::interface;
 
     fn request(kind: u16, flags: u16, family: u8) -> Vec<u8> {
         let mut bytes = 17_u32.to_ne_bytes().to_vec();
@@ -159,6 +162,7 @@ mod tests {
     #[test]
     fn questions_are_answered_or_refused() {
         let (inet, all) = (libc::AF_INET as u8, 0);
+        let interfaces = [interface::loopback()];
         for (kind, flags, family, expected) in [
             (RTM_GETLINK, NLM_F_DUMP, all, &[RTM_NEWLINK, NLMSG_DONE][..]),
             (RTM_GETADDR, NLM_F_DUMP, all, &[RTM_NEWADDR, RTM_NEWADDR, NLMSG_DONE]),
@@ -166,8 +170,8 @@ mod tests {
             (RTM_GETLINK, 0, all, &[NLMSG_ERROR]),
             (26, NLM_F_DUMP, all, &[NLMSG_ERROR]),
         ] {
-            assert_eq!(kinds(&answer(&request(kind, flags, family), 42).unwrap()), expected, "{kind}");
+            assert_eq!(kinds(&answer(&request(kind, flags, family), 42, &interfaces).unwrap()), expected, "{kind}");
         }
-        assert_eq!(answer(&[0; 15], 1), Err(Errno::EINVAL));
+        assert_eq!(answer(&[0; 15], 1, &interfaces), Err(Errno::EINVAL));
     }
 }

@@ -8,9 +8,9 @@ use crate::call::Call;
 use crate::errno::Errno;
 use crate::file::OpenFile;
 use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, is_local};
-use crate::net::netlink;
 use crate::net::queue::{FILES_MAX, Files, Message};
 use crate::net::{Kind, Maker, Socket};
+use crate::net::{interface, netlink};
 use crate::outcome::{Stop, SysResult};
 use crate::sys::entry;
 use crate::sys::poll::timeout_spec;
@@ -91,7 +91,7 @@ fn send(
     let sender = control.sender.unwrap_or_else(|| own_sender(call));
     let files = Files::new(control.files, call.kernel.network.in_flight())?.sent_by(sender);
     if socket.family() == Family::Netlink {
-        return Ok(ask_kernel(socket, bytes, call.pid)?);
+        return Ok(ask_kernel(call, socket, bytes)?);
     }
     if socket.kind() == Kind::Datagram {
         bind_any(call, socket)?;
@@ -133,12 +133,12 @@ fn own_sender(call: &mut Call<'_>) -> Maker {
 }
 
 /// Sends a netlink message: the answers wait in the socket's own queue at once.
-fn ask_kernel(socket: &Socket, bytes: &[u8], pid: u32) -> Result<usize, Errno> {
+fn ask_kernel(call: &Call<'_>, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
     let port = match socket.local() {
         Address::Netlink(port) if port != 0 => port,
-        _ => pid,
+        _ => call.pid,
     };
-    for answer in netlink::answer(bytes, port)? {
+    for answer in netlink::answer(bytes, port, &interface::all(call.kernel))? {
         socket.take_in(&answer, Address::Netlink(0), Files::default()).map_err(|_| Errno::ENOBUFS)?;
     }
     Ok(bytes.len())

@@ -11,6 +11,7 @@ use crate::frames::Charge;
 use crate::fs::proc::Proc;
 use crate::kernel::Kernel;
 use crate::limits::{FILES_MAX, THREADS_MAX};
+use crate::net::interface;
 use crate::random;
 use crate::version::{KERNEL_RELEASE, KERNEL_VERSION};
 
@@ -38,12 +39,9 @@ pub(super) const FILES: &[SystemFile] = &[
     SystemFile { path: "filesystems", content: |_| text("nodev\tproc\nnodev\ttmpfs\nnodev\tsysfs\n\text4\n") },
     SystemFile { path: "loadavg", content: loadavg },
     SystemFile { path: "meminfo", content: meminfo },
-    SystemFile { path: "net/dev", content: |_| text(NET_DEV) },
-    SystemFile { path: "net/if_inet6", content: |_| text(NET_IF_INET6) },
-    SystemFile {
-        path: "net/route",
-        content: |_| text("Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\n"),
-    },
+    SystemFile { path: "net/dev", content: |kernel| text(interface::traffic_table(kernel)) },
+    SystemFile { path: "net/if_inet6", content: |kernel| text(interface::address6_table(kernel)) },
+    SystemFile { path: "net/route", content: |kernel| text(interface::route_table(kernel)) },
     SystemFile { path: "stat", content: stat },
     SystemFile { path: "swaps", content: |_| text("Filename\tType\tSize\tUsed\tPriority\n") },
     SystemFile { path: "sys/fs/file-max", content: |_| value(FILES_MAX) },
@@ -90,15 +88,6 @@ pub(super) const FILES: &[SystemFile] = &[
     },
     SystemFile { path: "vmstat", content: |_| text("pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\n") },
 ];
-
-/// The only network interface; its traffic is not counted.
-const NET_DEV: &str = "\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
-";
-/// Its address.
-const NET_IF_INET6: &str = "00000000000000000000000000000001 01 80 10 80       lo\n";
 
 fn text(text: impl Into<String>) -> Result<Vec<u8>, Errno> {
     Ok(text.into().into_bytes())
