@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Variable that says what is logged, for example `debug` or `calypte_worker=debug,info`.
@@ -46,7 +46,7 @@ struct CommandLine {
 fn main() -> ExitCode {
     let command_line = CommandLine::parse();
     let global = command_line.global;
-    if let Err(error) = start_logging() {
+    if let Err(error) = start_logging(command_line.verb.is_inner()) {
         return output::fail(&error, global.json);
     }
     match command_line.verb.run(&global) {
@@ -56,8 +56,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Warnings and worse go to standard error unless the variable asks for more; so does what the server has to say.
-fn start_logging() -> anyhow::Result<()> {
+/// Warnings and worse go to standard error unless the variable asks for more; so does what the server has to say. What an
+/// inner process writes gets its time when the server logs it.
+fn start_logging(is_inner: bool) -> anyhow::Result<()> {
     let targets = match std::env::var(LOG_VARIABLE) {
         Ok(text) => text.parse::<Targets>().map_err(|error| {
             anyhow::anyhow!("{LOG_VARIABLE}={text:?}: {error}; use for example `debug` or `calypte_worker=debug,info`")
@@ -71,6 +72,8 @@ fn start_logging() -> anyhow::Result<()> {
             // What a guest asks for in vain is of interest to who looks for it only.
             .with_target("calypte_linux", LevelFilter::WARN),
     };
+    // The processes that wrote these lines go by the same variable.
+    let targets = targets.with_target(calypte_worker::MESSAGES_TARGET, LevelFilter::TRACE);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // The message first: a request's own facts follow it.
     let lines = tracing_subscriber::fmt::layer()
@@ -78,6 +81,7 @@ fn start_logging() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal)
         .with_target(false);
+    let lines = if is_inner { lines.without_time().boxed() } else { lines.boxed() };
     tracing_subscriber::registry().with(lines).with(targets).init();
     Ok(())
 }

@@ -102,6 +102,11 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
+    /// Whether this process is one that another one starts and listens to.
+    pub(crate) fn is_inner(&self) -> bool {
+        matches!(self, Self::Egress(_) | Self::Zygote(_))
+    }
+
     /// Runs the verb; the code is the process's exit status.
     pub(crate) fn run(self, global: &Global) -> anyhow::Result<ExitCode> {
         match self {

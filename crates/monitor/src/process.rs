@@ -23,6 +23,13 @@ pub(crate) fn take_from_stdin(socket: OwnedFd) -> rustix::io::Result<OwnedFd> {
     Ok(moved)
 }
 
+/// Makes this the standard error stream, in place of the zygote's: what a monitor says can be told from what others say.
+pub(crate) fn speak_to(errors: OwnedFd) {
+    if let Err(error) = rustix::stdio::dup2_stderr(errors) {
+        tracing::warn!(%error, "a monitor speaks with its zygote's voice");
+    }
+}
+
 /// Allows as many open files as the host does.
 pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);

@@ -27,8 +27,8 @@ use crate::session;
 const EVENTS_AT_ONCE: usize = 64;
 /// What `epoll` says about the worker's socket; environment ids are other numbers.
 const SOCKET_EVENT: u64 = u64::MAX;
-/// Room for the ancillary data of a message with two file descriptors.
-const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(2));
+/// Room for the ancillary data of a message with three file descriptors.
+const ANCILLARY_BYTES: usize = rustix::cmsg_space!(ScmRights(3));
 
 /// User ids for monitors. Environments are numbered, so one is used again after as many further starts.
 pub const UIDS: u32 = 65_536;
@@ -76,7 +76,8 @@ pub fn zygote_main(socket: OwnedFd, jail: JailConfig) -> ! {
         Ok(Turn::Monitor { environment_id, sockets, begun }) => {
             let id = jail.uid_first.saturating_add((environment_id % u64::from(UIDS)) as u32);
             let identity = Identity::Own { id };
-            let Sockets { messages, descriptors } = sockets;
+            let Sockets { messages, descriptors, errors } = sockets;
+            process::speak_to(errors);
             session::monitor_main(messages, descriptors, Confinement { begun, identity, policy: jail.policy })
         }
         Err(error) => {
@@ -98,6 +99,8 @@ enum Turn {
 struct Sockets {
     messages: OwnedFd,
     descriptors: OwnedFd,
+    /// What becomes its standard error.
+    errors: OwnedFd,
 }
 
 struct Child {
@@ -152,7 +155,7 @@ impl Zygote {
     fn answer(&mut self) -> Result<Option<Turn>, ZygoteError> {
         let Some((message, attached)) = self.receive()? else { return Ok(Some(Turn::SocketClosed)) };
         let ToZygote::Fork { environment_id } = message;
-        let sockets = attached.ok_or(ZygoteError::Request("it comes without two file descriptors"))?;
+        let sockets = attached.ok_or(ZygoteError::Request("it comes without three file descriptors"))?;
         if environment_id == SOCKET_EVENT || self.children.contains_key(&environment_id) {
             return Err(ZygoteError::Request("the environment id is in use"));
         }
@@ -186,7 +189,7 @@ impl Zygote {
         }
         let sockets = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut attached) => {
-                Some(Sockets { messages: attached.next()?, descriptors: attached.next()? })
+                Some(Sockets { messages: attached.next()?, descriptors: attached.next()?, errors: attached.next()? })
             }
             _ => None,
         });

@@ -1,9 +1,9 @@
 //! Worker ↔ zygote: one Unix socket with message boundaries (`SOCK_SEQPACKET`), which the zygote finds at its standard
 //! input. Each message is one packet of `postcard` data, without a length before it: [`encode`] and [`decode`].
 //!
-//! The worker sends [`ToZygote::Fork`] together with two file descriptors (`SCM_RIGHTS`), the monitor's ends of an
-//! environment's sockets: that of [`crate::monitor`] and that of [`crate::descriptor`]. The zygote forks a monitor that owns
-//! them and answers with [`FromZygote::Forked`].
+//! The worker sends [`ToZygote::Fork`] together with three file descriptors (`SCM_RIGHTS`), the monitor's ends of an
+//! environment's sockets, that of [`crate::monitor`] and that of [`crate::descriptor`], and of a pipe that becomes its
+//! standard error. The zygote forks a monitor that owns them and answers with [`FromZygote::Forked`].
 //! When a monitor ends the zygote reaps it and sends [`FromZygote::Ended`]. The zygote ends when the socket closes;
 //! the monitors that it forked go on until their own sockets close.
 

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::messages;
 use crate::placement::EnvironmentId;
 use crate::polled_fd::polled;
 
@@ -158,15 +159,19 @@ impl Egress {
     fn spawn(&self, config: &EgressConfig) -> io::Result<(Child, AsyncFd<OwnedFd>)> {
         let (ours, theirs) = pair()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
+        let (messages, their_messages) = messages::pipe()?;
         let child = Command::new(&config.program)
             .args(&config.arguments)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
+            // Not the server's own, which may be a terminal.
+            .stderr(Stdio::from(their_messages))
             // Not the terminal's foreground group: Ctrl-C is for the server, which then ends everything in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         tracing::debug!(pid = child.id(), "egress started");
+        messages::pass_on("egress".to_owned(), messages)?;
         let socket = polled(ours, Interest::READABLE | Interest::WRITABLE)?;
         let mut state = self.lock();
         state.pid = child.id();

@@ -3,7 +3,7 @@
 //!
 //! An invocation goes through `placement` (pure: which environment), `environment` (one task for each: the conversation
 //! with its monitor, checked by `protocol`), `transcript` and [`logs`] (what is written about it). `zygote` starts monitors,
-//! `egress` the process that opens connections for them.
+//! `egress` the process that opens connections for them; `messages` are what these processes say to people.
 //!
 //! Neighbours: `control` calls [`Worker::invoke`]; `monitor` is the other end of each environment's socket, with the
 //! messages of `calypte_wire::monitor`. No byte from a monitor is trusted here.
@@ -19,6 +19,7 @@ mod groups;
 pub mod image;
 mod invocation;
 pub mod logs;
+mod messages;
 mod placement;
 mod polled_fd;
 mod process;
@@ -35,6 +36,7 @@ pub use groups::{CpuLimit, Groups};
 pub use invocation::{
     FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
 };
+pub use messages::TARGET as MESSAGES_TARGET;
 pub use placement::{EnvironmentId, Stats};
 pub use trees::{FileError, TreePin, writer::EntryError};
 pub use worker::{StartError, Worker};

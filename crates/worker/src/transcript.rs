@@ -29,7 +29,7 @@ impl RateLimit {
     }
 
     /// Whether `bytes` more are within the rate; if so they are taken from it.
-    fn take(&mut self, bytes: u64, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, bytes: u64, now: Instant) -> bool {
         let elapsed_us = u64::try_from(now.duration_since(self.updated_at).as_micros()).unwrap_or(u64::MAX);
         let gained = elapsed_us.saturating_mul(self.bytes_per_s) / 1_000_000;
         if gained > 0 {

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_types::{AccountId, FunctionName};
@@ -16,7 +16,7 @@ use calypte_wire::monitor::ProcessorShare;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use crate::config::WorkerConfig;
 use crate::egress::{Egress, VisitError};
@@ -31,6 +31,8 @@ use crate::zygote::{LaunchError, Zygote};
 
 /// Longest sum of an invocation's texts (ARN, trace id, client context), in bytes; HTTP headers are shorter.
 const TEXTS_BYTES_MAX: usize = 32 * 1024;
+/// How long the last messages of a monitor that has ended may take to be read.
+const LAST_MESSAGES_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Commands to an environment that wait: one invocation and one end.
 const COMMANDS_MAX: usize = 2;
 
@@ -378,6 +380,11 @@ impl Shared {
         self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), launched.descriptors);
         let environment = Environment::new(id, spec, offer, launched.socket, commands, notify, transcript);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
+        let messages = launched.messages.abort_handle();
+        if timeout(LAST_MESSAGES_WAIT_MAX, launched.messages).await.is_err() {
+            tracing::debug!(environment = id.0, "what a monitor says has no end");
+            messages.abort();
+        }
         if let Some(made) = group.1 {
             // The group can be removed only when it has been made, and now that its process is gone.
             let removed = made.await.map(|()| tokio::task::spawn_blocking(move || drop(group.0)));

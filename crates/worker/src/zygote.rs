@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use calypte_wire::zygote::{FromZygote, MESSAGE_BYTES_MAX, ToZygote, decode, encode};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
 };
@@ -24,10 +25,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::egress::pair;
+use crate::messages;
 use crate::placement::EnvironmentId;
 use crate::polled_fd::polled;
 use crate::process::MonitorProcess;
 
+/// Buffer of the socket on which a monitor is sent descriptors. The kernel doubles it, and counts a packet as 768 bytes: there
+/// is room for some forty.
+const DESCRIPTORS_BUFFER_BYTES: usize = 16 * 1024;
 /// How long the zygote may take to fork.
 const FORK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long the zygote may take to end after its socket was closed.
@@ -51,7 +56,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// It ended, or closed its socket, before it answered.
-    #[error("the zygote ended before it had started a monitor; its messages are on standard error")]
+    #[error("the zygote ended before it had started a monitor; the server's log has its messages")]
     Gone,
     /// It did not answer.
     #[error("the zygote has not answered within {} s", FORK_WAIT_MAX.as_secs())]
@@ -73,6 +78,8 @@ pub(crate) struct Launched {
     pub(crate) socket: tokio::net::UnixStream,
     /// Where the monitor is sent descriptors.
     pub(crate) descriptors: OwnedFd,
+    /// Passes on what the monitor says to people, until its end.
+    pub(crate) messages: JoinHandle<()>,
     /// `None` if it has ended already.
     pub(crate) process: Option<MonitorProcess>,
 }
@@ -118,12 +125,18 @@ impl Zygote {
             // A new pair for each attempt: a monitor of the dead zygote may hold the end of the last one.
             let (ours, theirs) = UnixStream::pair()?;
             let (descriptors, their_descriptors) = pair()?;
-            match connection.fork(id, [theirs.as_fd(), their_descriptors.as_fd()]).await {
+            // A monitor that takes none may not keep many on their way.
+            set_socket_send_buffer_size(&descriptors, DESCRIPTORS_BUFFER_BYTES).map_err(io::Error::from)?;
+            let (messages, their_messages) = messages::pipe()?;
+            let monitor_ends = [theirs.as_fd(), their_descriptors.as_fd(), their_messages.as_fd()];
+            match connection.fork(id, monitor_ends).await {
                 Ok(pid) => {
+                    drop(their_messages);
+                    let messages = messages::pass_on(format!("monitor of environment {}", id.0), messages)?;
                     ours.set_nonblocking(true)?;
                     let process = MonitorProcess::open(pid)?;
                     let socket = tokio::net::UnixStream::from_std(ours)?;
-                    return Ok(Launched { socket, descriptors, process });
+                    return Ok(Launched { socket, descriptors, messages, process });
                 }
                 Err(error @ (LaunchError::Gone | LaunchError::Silent)) if attempt < ATTEMPTS_MAX => {
                     tracing::warn!(%error, "starting another zygote");
@@ -165,6 +178,7 @@ impl Zygote {
         let packets = SocketType::SEQPACKET;
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, packets, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
+        let (messages, their_messages) = messages::pipe()?;
         let child = Command::new(&self.program)
             .args(&self.arguments)
             // Monitors are copies of it: what guest code may get hold of must not hold the server's secrets.
@@ -172,11 +186,14 @@ impl Zygote {
             .envs(ENVIRONMENT_PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
+            // Not the server's own, which may be a terminal.
+            .stderr(Stdio::from(their_messages))
             // Not the terminal's foreground group: Ctrl-C is for the server, which then ends everything in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         tracing::debug!(pid = child.id(), "zygote started");
+        messages::pass_on("zygote".to_owned(), messages)?;
         let socket = polled(ours, Interest::READABLE | Interest::WRITABLE)?;
         let connection = Arc::new(Connection { socket, waiting: Mutex::new(Some(HashMap::new())) });
         let reader = tokio::spawn(connection.clone().read(child));
@@ -200,7 +217,7 @@ impl Connection {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    async fn fork(&self, id: EnvironmentId, monitor_ends: [BorrowedFd<'_>; 2]) -> Result<i32, LaunchError> {
+    async fn fork(&self, id: EnvironmentId, monitor_ends: [BorrowedFd<'_>; 3]) -> Result<i32, LaunchError> {
         let (answer, answered) = oneshot::channel();
         match self.waiting.lock().expect("no panic while it is held").as_mut() {
             Some(waiting) => waiting.insert(id.0, answer),
@@ -284,8 +301,8 @@ impl Connection {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, packet: &[u8], attached: [BorrowedFd<'_>; 2]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+fn send(socket: BorrowedFd<'_>, packet: &[u8], attached: [BorrowedFd<'_>; 3]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&attached)), "the buffer has the size of this message");
     Ok(rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?)

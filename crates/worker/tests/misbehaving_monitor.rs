@@ -3,13 +3,16 @@
 
 mod fake;
 
-use std::sync::Arc;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use calypte_types::{Arn, RequestId};
 use calypte_worker::{
-    FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Stats, ThrottleReason,
-    Worker, WorkerConfig,
+    EgressConfig, EnvironmentId, FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest,
+    MESSAGES_TARGET, PlacementRung, Stats, ThrottleReason, VisitError, Worker, WorkerConfig,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -79,6 +82,20 @@ impl Bench {
         let pids = text(&self.invoke(spec, "pids").await);
         let mut pids = pids.split(' ').map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap());
         (pids.next().unwrap(), pids.next().unwrap())
+    }
+
+    /// The one environment of a function.
+    fn environment(&self, spec: &FunctionSpec) -> EnvironmentId {
+        let all = self.worker.environments(&spec.account, &spec.arn.function);
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0]
+    }
+
+    /// Sends a visitor to an environment; the visitor's end.
+    fn visit(&self, environment: EnvironmentId) -> Result<UnixStream, VisitError> {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let visitor = "192.0.2.7:1234".parse().unwrap();
+        self.worker.visit(environment, 8080, visitor, OwnedFd::from(theirs)).map(|()| ours)
     }
 
     /// Waits until there is no environment.
@@ -264,6 +281,148 @@ async fn much_output_is_kept_in_part_and_delays_no_answer() {
     let outcome = bench.invoke(&spec, "much output").await;
     assert_eq!(text(&outcome), "done");
     assert!(log(&outcome).contains(" bytes of output were dropped: "), "{}", log(&outcome));
+    bench.shutdown().await;
+}
+
+/// What inner processes have said, in all tests.
+static SAID: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Said;
+
+impl Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SAID.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Has the log of this process written to [`SAID`].
+fn listen() {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    static ONCE: Once = Once::new();
+    let targets = tracing_subscriber::filter::Targets::new().with_target(MESSAGES_TARGET, tracing::Level::TRACE);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Said);
+    ONCE.call_once(|| tracing_subscriber::registry().with(lines).with(targets).init());
+}
+
+fn said() -> String {
+    String::from_utf8(SAID.lock().unwrap().clone()).unwrap()
+}
+
+#[tokio::test]
+async fn a_panic_of_a_monitor_is_in_the_servers_log_with_its_name() {
+    listen();
+    let bench = Bench::new(|_| ()).await;
+    let spec = spec("");
+    let outcome = bench.invoke(&spec, "panics").await;
+    assert_error("panics", &outcome, "Runtime.ExitError", "Runtime exited without providing a reason");
+    bench.until_empty().await;
+    let said = said();
+    let line = said.lines().find(|line| line.contains("the fake monitor panics now"));
+    let line = line.unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("ERROR") && line.contains("process=\"monitor of environment "), "{line}");
+    bench.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_floods_the_log_fills_it_little_and_does_nothing_to_a_terminal() {
+    const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
+    listen();
+    let bench = Bench::new(|_| ()).await;
+    let spec = FunctionSpec { timeout_s: 30, ..spec("") };
+    assert_eq!(text(&bench.invoke(&spec, "floods the log").await), "flooded");
+    bench.echo(&spec).await;
+    bench.shutdown().await;
+    let said = said();
+    let flood: Vec<&str> = said.lines().filter(|line| line.contains("the flood")).collect();
+    let bytes: usize = flood.iter().map(|line| line.len()).sum();
+    assert!(!flood.is_empty() && bytes < KEPT_BYTES_MAX, "{bytes} bytes");
+    assert!(!said.contains(['\x1b', '\x07']), "control characters are replaced");
+}
+
+#[tokio::test]
+async fn visitors_get_in_and_monitors_that_take_none_keep_few_waiting() {
+    /// See `DESCRIPTORS_BUFFER_BYTES`.
+    const WAITING_MAX: usize = 64;
+    let bench = Bench::new(|_| ()).await;
+    let (spec, other) = (spec(""), FunctionSpec { revision_id: "r2".into(), ..spec("takes none") });
+    bench.echo(&spec).await;
+    let environment = bench.environment(&spec);
+    let mut visitor = bench.visit(environment).unwrap();
+    assert_eq!(text(&bench.invoke(&spec, "takes a visitor").await), "8080");
+    let mut greeting = String::new();
+    visitor.read_to_string(&mut greeting).unwrap();
+    assert_eq!(greeting, "welcome");
+
+    let waiting: Vec<_> = (0..10 * WAITING_MAX).map_while(|_| bench.visit(environment).ok()).collect();
+    assert!((1..=WAITING_MAX).contains(&waiting.len()), "{} visitors wait", waiting.len());
+    let refused = bench.visit(environment).unwrap_err();
+    assert!(matches!(&refused, VisitError::Monitor(error) if error.kind() == io::ErrorKind::WouldBlock), "{refused:?}");
+    // The one environment is no worse for it, nor is another.
+    bench.echo(&spec).await;
+    bench.echo(&other).await;
+    // They are turned away with the environment.
+    let (monitor, _) = bench.pids(&spec).await;
+    kill_process(monitor, Signal::KILL).unwrap();
+    for mut visitor in waiting {
+        assert_eq!(visitor.read(&mut [0; 8]).unwrap_or(0), 0);
+    }
+    let gone = async {
+        while !matches!(bench.visit(environment), Err(VisitError::NoEnvironment { .. })) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.expect("the environment ends");
+    bench.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_monitors_send_where_nothing_is_expected_is_not_read() {
+    let bench = Bench::new(|_| ()).await;
+    let spec = FunctionSpec { timeout_s: 30, ..spec("") };
+    assert_eq!(text(&bench.invoke(&spec, "unasked for").await), "sent");
+    // It can still be visited.
+    let mut visitor = bench.visit(bench.environment(&spec)).unwrap();
+    assert_eq!(text(&bench.invoke(&spec, "takes a visitor").await), "8080");
+    let mut greeting = String::new();
+    visitor.read_to_string(&mut greeting).unwrap();
+    assert_eq!(greeting, "welcome");
+    assert_eq!(text(&bench.invoke(&spec, "closes its descriptors").await), "closed");
+    let refused = bench.visit(bench.environment(&spec)).unwrap_err();
+    assert!(matches!(refused, VisitError::Monitor(_)), "{refused:?}");
+    assert_eq!(bench.echo(&spec).await.report.rung, PlacementRung::Reuse);
+    bench.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_egress_that_breaks_the_rules_is_replaced_and_counts_nothing_wrong() {
+    let bench = Bench::new(|config| {
+        let arguments = fake::arguments(fake::EGRESS).into_iter().map(Into::into).collect();
+        config.egress = Some(EgressConfig { program: std::env::current_exe().unwrap(), arguments });
+    })
+    .await;
+    let of = |revision: &str| FunctionSpec { timeout_s: 30, revision_id: revision.into(), ..spec("") };
+    assert_eq!(text(&bench.invoke(&of("r1"), "asks egress").await), "question");
+    // One that says that environments have ended, whatever they are, with counts that do not add up.
+    assert_eq!(text(&bench.invoke(&of("r2"), "has egress flood").await), "flood");
+    let account = of("r1").account;
+    let counted = async {
+        while bench.worker.egress_counts(&account).connected == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), counted).await.expect("the counts arrive");
+    assert_eq!(bench.worker.egress_counts(&account).connected, u64::MAX);
+    // One that sends what is no message. Everybody gets another one.
+    let before = bench.worker.egress_pid();
+    assert_eq!(text(&bench.invoke(&of("r3"), "has egress break the rules").await), "garbage");
+    let after = bench.worker.egress_pid();
+    assert!(before.is_some() && after.is_some() && before != after, "{before:?} {after:?}");
+    assert_eq!(text(&bench.invoke(&of("r1"), "asks egress").await), "question");
     bench.shutdown().await;
 }
 

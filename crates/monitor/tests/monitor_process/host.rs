@@ -1,8 +1,9 @@
 //! What the tests need of the host: a zygote, environments, compiled programs, files to show to guests.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{IoSlice, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,30 +62,32 @@ impl Zygote {
         decode(&bytes[..length]).unwrap()
     }
 
-    /// Sends a request together with the monitor's end of a new socket; the worker's end.
-    pub(crate) fn request_fork(&mut self) -> (u64, UnixStream) {
+    /// Sends a request together with the monitor's ends of a new socket and of a pipe for its messages; the worker's ends.
+    pub(crate) fn request_fork(&mut self) -> (u64, UnixStream, File) {
         self.environments += 1;
         let environment_id = self.environments;
         let (ours, theirs) = UnixStream::pair().unwrap();
         // Nothing is sent on the second socket: these environments have no way out.
         let (_, unused) = UnixStream::pair().unwrap();
-        let descriptors = [theirs.as_fd(), unused.as_fd()];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let (messages, their_messages) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let descriptors = [theirs.as_fd(), unused.as_fd(), their_messages.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
         let bytes = encode(&ToZygote::Fork { environment_id });
         sendmsg(self.socket(), &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::empty()).unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        (environment_id, ours)
+        (environment_id, ours, messages.into())
     }
 
     pub(crate) fn fork(&mut self) -> Environment {
-        let (environment_id, stream) = self.request_fork();
+        let (environment_id, stream, messages) = self.request_fork();
         let FromZygote::Forked { environment_id: answered, pid } = self.receive() else {
             panic!("the zygote did not fork");
         };
         assert_eq!(answered, environment_id);
-        Environment { id: environment_id, pid, stream: Some(stream), decoder: Decoder::new(TO_WORKER_BYTES_MAX) }
+        let decoder = Decoder::new(TO_WORKER_BYTES_MAX);
+        Environment { id: environment_id, pid, stream: Some(stream), messages, decoder }
     }
 
     /// The exit status of the only environment that ends.
@@ -101,12 +104,18 @@ pub(crate) struct Environment {
     pub(crate) id: u64,
     pub(crate) pid: i32,
     stream: Option<UnixStream>,
+    messages: File,
     decoder: Decoder,
 }
 
 impl Environment {
     pub(crate) fn stream(&mut self) -> &mut UnixStream {
         self.stream.as_mut().expect("the socket is open")
+    }
+
+    /// The pipe that the monitor's messages to people come from, as `/proc` shows it.
+    pub(crate) fn messages(&self) -> PathBuf {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.messages.as_raw_fd())).unwrap()
     }
 
     pub(crate) fn close(&mut self) {

@@ -91,7 +91,10 @@ fn a_monitor_has_only_its_own_files() {
     for mut environment in [settled(&mut zygote), settled(&mut zygote)] {
         match std::fs::read_dir(format!("/proc/{}/fd", environment.pid)) {
             Ok(files) => {
-                // The standard streams are whatever the server was started with.
+                // Not the zygote's: what guest code may take over must not speak to a terminal.
+                let errors = std::fs::read_link(format!("/proc/{}/fd/2", environment.pid)).unwrap();
+                assert_eq!(errors, environment.messages());
+                // The others are whatever the zygote was started with.
                 let paths = files.map(|file| file.unwrap().path());
                 let own = paths.filter(|path| !["fd/0", "fd/1", "fd/2"].iter().any(|stream| path.ends_with(stream)));
                 let targets = own.filter_map(|path| std::fs::read_link(path).ok());

@@ -1,27 +1,36 @@
-//! A zygote and monitors that are real processes and run no guest: the test binary itself, started with the name of one of
-//! the two "tests" below. What a monitor does is chosen by the function's first argument (from its start on) and by the
+//! A zygote, an egress and monitors that are real processes and run no guest: the test binary itself, started with the name of one of
+//! the "tests" below. What a monitor does is chosen by the function's first argument (from its start on) and by the
 //! event (during an invocation), so that every kind of misbehaviour can be ordered through the worker's public interface.
 
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
+use calypte_wire::descriptor::Descriptor;
+use calypte_wire::egress::{Counts, FromEgress, QUESTION_BYTES_MAX, ToEgress};
 use calypte_wire::frame::{Decoder, encode};
 use calypte_wire::monitor::{
     ExitCause, Invoke, LOG_BYTES_MAX, Start, TO_MONITOR_BYTES_MAX, TO_WORKER_BYTES_MAX, ToMonitor, ToWorker, Usage,
 };
 use calypte_wire::zygote::{FromZygote, MESSAGE_BYTES_MAX, ToZygote};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
 use rustix::process::{Signal, getpid, getppid, kill_process};
 
 /// Name of the test that is the zygote.
 pub(crate) const ZYGOTE: &str = "fake::zygote_process";
 const MONITOR: &str = "fake::monitor_process";
+/// Name of the test that is egress.
+pub(crate) const EGRESS: &str = "fake::egress_process";
+/// What a monitor asks an egress for that is to break the rules.
+const GARBAGE: &[u8] = b"garbage";
+const FLOOD: &[u8] = b"flood";
 
 /// Arguments that make the test binary run one test only.
 pub(crate) fn arguments(test: &str) -> Vec<String> {
@@ -45,12 +54,14 @@ fn zygote_process() {
     }
     let socket = Arc::new(stdin_as_owned());
     let lock = Arc::new(Mutex::new(()));
-    while let Some((message, attached)) = receive(&socket) {
+    while let Some((message, [messages, descriptors, errors])) = receive(&socket) {
         let ToZygote::Fork { environment_id } = message;
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(arguments(MONITOR))
-            .stdin(attached)
-            .stdout(Stdio::null())
+            .stdin(messages)
+            // The test harness prints a line or two there, which a worker has to bear.
+            .stdout(descriptors)
+            .stderr(errors)
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
@@ -70,14 +81,14 @@ fn answer(socket: &OwnedFd, message: &FromZygote) {
     let _ = rustix::net::send(socket, &calypte_wire::zygote::encode(message), SendFlags::NOSIGNAL);
 }
 
-fn receive(socket: &OwnedFd) -> Option<(ToZygote, OwnedFd)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+fn receive(socket: &OwnedFd) -> Option<(ToZygote, [OwnedFd; 3])> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut bytes = [0; MESSAGE_BYTES_MAX];
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let received = rustix::net::recvmsg(socket.as_fd(), &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
     let attached = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>().try_into().ok(),
         _ => None,
     });
     (received.bytes > 0).then(|| (calypte_wire::zygote::decode(&bytes[..received.bytes]).unwrap(), attached.unwrap()))
@@ -87,17 +98,85 @@ fn receive(socket: &OwnedFd) -> Option<(ToZygote, OwnedFd)> {
 #[test]
 fn monitor_process() {
     if is_ordered(MONITOR) {
-        let mut monitor =
-            Monitor { socket: UnixStream::from(stdin_as_owned()), decoder: Decoder::new(TO_MONITOR_BYTES_MAX) };
-        // Only the copy is to keep the socket open, so that closing it can be tried.
+        let mut monitor = Monitor {
+            socket: UnixStream::from(stdin_as_owned()),
+            descriptors: rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), 3).unwrap(),
+            decoder: Decoder::new(TO_MONITOR_BYTES_MAX),
+        };
+        // Only the copies are to keep the sockets open, so that closing them can be tried.
         rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null").unwrap()).unwrap();
+        rustix::stdio::dup2_stdout(std::fs::File::options().write(true).open("/dev/null").unwrap()).unwrap();
         monitor.run();
         std::process::exit(0);
     }
 }
 
+/// Egress, when it was started as one: it knows its environments and opens nothing. What a monitor sends it comes back,
+/// unless it orders a misdeed.
+#[test]
+fn egress_process() {
+    if !is_ordered(EGRESS) {
+        return;
+    }
+    let worker = Arc::new(stdin_as_owned());
+    while let Some((register, environment)) = take_packet(&worker) {
+        let ToEgress::Register { environment_id, .. } =
+            calypte_wire::egress::decode(&register, QUESTION_BYTES_MAX).unwrap();
+        let (worker, environment) = (worker.clone(), environment.expect("its socket comes with it"));
+        std::thread::spawn(move || {
+            while let Some((packet, _)) = take_packet(&environment) {
+                match packet.as_slice() {
+                    GARBAGE => send_packet(&worker, b"\xff\xff\xff", None),
+                    FLOOD => flood_of_ends(&worker, environment_id),
+                    _ => {}
+                }
+                send_packet(&environment, &packet, None);
+            }
+        });
+    }
+    std::process::exit(0);
+}
+
+/// Says that environments have ended which are not there, and an own one over and over again.
+fn flood_of_ends(worker: &OwnedFd, own: u64) {
+    let most = u64::MAX;
+    let counts = Counts { connected: most, refused: most, failed: most, limited: most, resolved: most };
+    for environment_id in (1_000_000..1_010_000).chain([own; 10]) {
+        let ended = calypte_wire::zygote::encode(&FromEgress::Ended { environment_id, counts });
+        // The worker may have gone.
+        let _ = rustix::net::send(worker, &ended, SendFlags::NOSIGNAL);
+    }
+}
+
+/// The next packet and what came with it; `None` when the other end is closed.
+fn take_packet(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = vec![0; QUESTION_BYTES_MAX];
+    let mut parts = [IoSliceMut::new(&mut bytes)];
+    let received = rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let attached = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    bytes.truncate(received.bytes);
+    (received.bytes > 0).then_some((bytes, attached))
+}
+
+fn send_packet(socket: &OwnedFd, packet: &[u8], attached: Option<&OwnedFd>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let attached: Vec<_> = attached.iter().map(|fd| fd.as_fd()).collect();
+    assert!(attached.is_empty() || control.push(SendAncillaryMessage::ScmRights(&attached)));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    // The other end may have gone, or take no more.
+    let _ = rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, flags);
+}
+
 struct Monitor {
     socket: UnixStream,
+    /// Where descriptors come from the worker.
+    descriptors: OwnedFd,
     decoder: Decoder,
 }
 
@@ -243,6 +322,53 @@ impl Monitor {
                 let (request_id, payload_bytes) = (id.to_owned(), 7_000_000);
                 self.send(&ToWorker::ResponseTooLarge { request_id, payload_bytes, usage: usage() });
             }
+            "unasked for" => {
+                // On the socket on which the worker only sends: garbage, and descriptors.
+                for _ in 0..10_000 {
+                    send_packet(&self.descriptors, b"\xff\xff\xff", None);
+                    send_packet(&self.descriptors, b"take this", Some(&stdin_as_owned()));
+                }
+                self.respond(id, b"sent".to_vec());
+            }
+            "closes its descriptors" => {
+                self.descriptors = stdin_as_owned();
+                self.respond(id, b"closed".to_vec());
+            }
+            "takes a visitor" => {
+                let (port, connection) = self.take_descriptor(|descriptor| match descriptor {
+                    Descriptor::Visit { port, .. } => Some(port),
+                    Descriptor::Egress => None,
+                });
+                UnixStream::from(connection).write_all(b"welcome").unwrap();
+                self.respond(id, port.to_string().into_bytes());
+            }
+            "asks egress" | "has egress flood" | "has egress break the rules" => {
+                let take = |monitor: &Self| monitor.take_descriptor(|to| (to == Descriptor::Egress).then_some(())).1;
+                let egress = take(self);
+                let packet = match event.as_str() {
+                    "asks egress" => &b"question"[..],
+                    "has egress flood" => FLOOD,
+                    _ => GARBAGE,
+                };
+                send_packet(&egress, packet, None);
+                assert_eq!(take_packet(&egress).map(|(bytes, _)| bytes).as_deref(), Some(packet));
+                if packet == GARBAGE {
+                    // The worker starts another one and says so.
+                    let egress = take(self);
+                    send_packet(&egress, b"question", None);
+                    assert!(take_packet(&egress).is_some());
+                }
+                self.respond(id, packet.to_vec());
+            }
+            "panics" => panic!("the fake monitor panics now"),
+            "floods the log" => {
+                let line = format!("\x1b[2J\x1b]0;owned\x07 WARN the flood {}\n", "x".repeat(100));
+                for _ in 0..200_000 {
+                    // What is not taken is lost, as for any monitor.
+                    let _ = std::io::stderr().write(line.as_bytes());
+                }
+                self.respond(id, b"flooded".to_vec());
+            }
             "pids" => {
                 let pids = format!("{} {}", getpid().as_raw_pid(), getppid().unwrap().as_raw_pid());
                 self.respond(id, pids.into_bytes());
@@ -259,6 +385,16 @@ impl Monitor {
             _ => self.respond(id, invoke.payload.clone()),
         }
         self.send(&ToWorker::Ready { usage: usage() });
+    }
+
+    /// The first descriptor from the worker that is wanted.
+    fn take_descriptor<T>(&self, wanted: impl Fn(Descriptor) -> Option<T>) -> (T, OwnedFd) {
+        loop {
+            let (packet, attached) = take_packet(&self.descriptors).expect("the worker is there");
+            if let Some(found) = wanted(calypte_wire::zygote::decode(&packet).unwrap()) {
+                return (found, attached.expect("a descriptor comes with it"));
+            }
+        }
     }
 
     fn respond(&mut self, request_id: &str, payload: Vec<u8>) {
