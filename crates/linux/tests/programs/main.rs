@@ -29,6 +29,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("forked_futexes"),
     Program::new("memory"),
     Program::new("mappings"),
+    Program::new("truncation"),
     Program::new("cow"),
     Program::new("clocks"),
     Program::new("signals").ends_with(128 + 10),
