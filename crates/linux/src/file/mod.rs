@@ -471,7 +471,7 @@ pub fn standard_streams() -> FdTable {
     ];
     for (fd, (body, access)) in (0..).zip(streams) {
         let file = OpenFile::anonymous(body, &format!("pipe:[{}]", fd + 1), access, 0);
-        table.insert(file, false, fd).expect("a new table has room");
+        table.insert_at_least(file, false, fd).expect("a new table has room");
     }
     table
 }

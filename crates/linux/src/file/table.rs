@@ -68,15 +68,35 @@ impl FdTable {
         self.table.slots.lock().get_mut(index).and_then(Option::as_mut).map(look).ok_or(Errno::EBADF)
     }
 
-    /// Gives a file the lowest free descriptor that is at least `minimum`. `EMFILE` when there is none below the limit.
-    pub fn insert(&mut self, file: Arc<OpenFile>, is_closed_on_exec: bool, minimum: i32) -> Result<i32, Errno> {
-        let minimum = usize::try_from(minimum).map_err(|_| Errno::EINVAL)?;
-        if minimum >= self.limit {
-            return Err(Errno::EINVAL);
-        }
-        let mut slots = self.table.slots.lock();
+    /// Whether one more descriptor is free; `EMFILE` if not. Calls that change something ask first.
+    pub fn check_room(&self) -> Result<(), Errno> {
+        self.free_index(&self.table.slots.lock(), 0).map(drop)
+    }
+
+    fn free_index(&self, slots: &[Option<Slot>], minimum: usize) -> Result<usize, Errno> {
         let free = (minimum..self.limit).find(|index| slots.get(*index).is_none_or(Option::is_none));
-        let index = free.ok_or(Errno::EMFILE)?;
+        free.ok_or(Errno::EMFILE)
+    }
+
+    /// Gives a file the lowest free descriptor. `EMFILE` when there is none below the limit.
+    pub fn insert(&mut self, file: Arc<OpenFile>, is_closed_on_exec: bool) -> Result<i32, Errno> {
+        self.insert_from(file, is_closed_on_exec, 0)
+    }
+
+    /// The same from a descriptor on. `EINVAL` if that is not below the limit.
+    pub fn insert_at_least(
+        &mut self,
+        file: Arc<OpenFile>,
+        is_closed_on_exec: bool,
+        minimum: i32,
+    ) -> Result<i32, Errno> {
+        let minimum = usize::try_from(minimum).ok().filter(|minimum| *minimum < self.limit).ok_or(Errno::EINVAL)?;
+        self.insert_from(file, is_closed_on_exec, minimum)
+    }
+
+    fn insert_from(&mut self, file: Arc<OpenFile>, is_closed_on_exec: bool, minimum: usize) -> Result<i32, Errno> {
+        let mut slots = self.table.slots.lock();
+        let index = self.free_index(&slots, minimum)?;
         put(&mut slots, index, Slot { file, is_closed_on_exec });
         Ok(index as i32)
     }

@@ -31,7 +31,7 @@ impl Call<'_> {
 
     /// Gives a new open file a descriptor.
     pub fn install(&mut self, file: Arc<OpenFile>, is_closed_on_exec: bool) -> Result<i32, Errno> {
-        self.process().files.insert(file, is_closed_on_exec, 0)
+        self.process().files.insert(file, is_closed_on_exec)
     }
 
     /// The directory that a path is relative to: that of a descriptor, or the working directory (`AT_FDCWD`).

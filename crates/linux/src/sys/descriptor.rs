@@ -93,7 +93,7 @@ fn fcntl(call: &mut Call<'_>) -> SysResult {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
             let is_closed_on_exec = command == libc::F_DUPFD_CLOEXEC;
             let minimum = call.int(2);
-            Ok(call.process().files.insert(file, is_closed_on_exec, minimum)? as u64)
+            Ok(call.process().files.insert_at_least(file, is_closed_on_exec, minimum)? as u64)
         }
         libc::F_GETFD => Ok(u64::from(call.process().files.is_closed_on_exec(fd)?)),
         libc::F_SETFD => {

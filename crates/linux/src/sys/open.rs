@@ -72,6 +72,11 @@ fn open_resolving(
         Some(file) => file,
         None => {
             let path = call.read_path(path_address)?;
+            if path.is_empty() {
+                return Err(Errno::ENOENT.into());
+            }
+            // Before a file is made or cut off.
+            call.process().files.check_room()?;
             let permissions = call.permissions(mode);
             let base = if resolve.is_confined() { call.location_of_directory(fd)? } else { call.base(fd, &path)? };
             open_path(call.kernel, call.pid, &base, &path, how.with(permissions, resolve))?

@@ -387,6 +387,8 @@ fn accept_connection(call: &mut Call<'_>, flags: i32) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let file = call.file(0)?;
+    // Before a connection is taken, which would be lost.
+    call.process().files.check_room()?;
     let socket = file.socket()?;
     if !socket.is_connection_oriented() {
         return Err(Errno::EOPNOTSUPP.into());

@@ -350,7 +350,7 @@ fn proc_shows_the_process_and_its_descriptors() {
         let file = try_open(kernel, "/tmp/f", libc::O_CREAT | libc::O_RDWR).unwrap();
         file.write(kernel, None, b"content").unwrap();
         let process = kernel.processes.get_mut(&PID).unwrap();
-        process.files.insert(file, false, 5).unwrap();
+        process.files.insert_at_least(file, false, 5).unwrap();
         assert_eq!(read(kernel, "/proc/self/fd/5").as_deref(), Ok("content"), "opened anew, at the beginning");
         assert_eq!(read(kernel, "/dev/fd/5").as_deref(), Ok("content"));
     });
@@ -364,7 +364,7 @@ fn ways_to_files_do_not_pile_up() {
         for _ in 0..20_000 {
             let file = try_open(kernel, &format!("/proc/self/fd/{fd}"), libc::O_PATH).unwrap();
             let files = &mut kernel.process_mut(PID).files;
-            let next = files.insert(file, false, 3).unwrap();
+            let next = files.insert_at_least(file, false, 3).unwrap();
             if fd > 2 {
                 files.remove(fd).unwrap();
             }
