@@ -13,6 +13,7 @@ use calypte_egress::policy::{EnvironmentId, Policy};
 use calypte_egress::server::{Config, Prepared};
 use calypte_wire::egress::{FromEgress, QUESTION_BYTES_MAX, Question, ToEgress, decode};
 use calypte_wire::zygote::encode;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
@@ -93,7 +94,8 @@ pub fn serve(input: &[u8]) {
         let served = scope.spawn(|| prepared.serve(at_worker));
         // It closes the environment's socket when all has been read.
         let mut buffer = [0; QUESTION_BYTES_MAX];
-        let (length, _) = rustix::net::recv(&worker, &mut buffer, RecvFlags::empty()).expect("our own socket");
+        let (length, _) =
+            retry_on_intr(|| rustix::net::recv(&worker, &mut buffer, RecvFlags::empty())).expect("our own socket");
         let ended = decode::<FromEgress>(&buffer[..length], QUESTION_BYTES_MAX);
         assert!(matches!(ended, Ok(FromEgress::Ended { environment_id: 1, .. })), "{ended:?}");
         drop(worker);
@@ -143,5 +145,6 @@ fn send(socket: &OwnedFd, packet: &[u8], attached: Option<OwnedFd>) {
         assert!(control.push(SendAncillaryMessage::ScmRights(&attached)), "the buffer has the size of this message");
     }
     // An empty packet would be an end; it is one of the things that a monitor may send.
-    rustix::net::sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL).expect("our own socket");
+    let parts = [IoSlice::new(packet)];
+    retry_on_intr(|| rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL)).expect("our own socket");
 }
