@@ -31,6 +31,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("mappings"),
     Program::new("truncation"),
     Program::new("cow"),
+    Program::new("races"),
     Program::new("descriptors"),
     Program::new("clocks"),
     Program::new("signals").ends_with(128 + 10),
