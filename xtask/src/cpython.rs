@@ -37,6 +37,9 @@ pub(crate) struct Options {
     /// Only these modules; no table is written.
     #[arg(long)]
     only: Vec<String>,
+    /// Do not run again what passed in the microVM before: to go on with a run that was interrupted.
+    #[arg(long)]
+    resume: bool,
     /// Time a module has in the microVM, in seconds.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
@@ -88,7 +91,7 @@ pub(crate) fn check() -> anyhow::Result<Outcome> {
     let program = server::build(Profile::Development)?;
     let listed = fs::read_to_string(root().join(GATE_MODULES))?;
     let modules: Vec<String> = listed.lines().map(str::to_owned).collect();
-    let machine = Place::Vm { program, timeout: GATE_TIMEOUT };
+    let machine = Place::Vm { program, timeout: GATE_TIMEOUT, resume: false };
     let verdicts = run_all(&machine, &modules)?;
     let failed: Vec<String> = verdicts
         .iter()
@@ -119,7 +122,7 @@ pub(crate) fn soak(options: &Options) -> anyhow::Result<()> {
         on_host.len()
     );
     let passing: Vec<String> = modules.iter().filter(|module| on_host[*module] == Verdict::Passed).cloned().collect();
-    let machine = Place::Vm { program, timeout: Duration::from_secs(options.timeout) };
+    let machine = Place::Vm { program, timeout: Duration::from_secs(options.timeout), resume: options.resume };
     let in_vm = run_all(&machine, &passing)?;
     let report = Report { machine: &machine, on_host: &on_host, in_vm: &in_vm };
     if options.only.is_empty() {
@@ -148,7 +151,7 @@ fn all_modules() -> anyhow::Result<Vec<String>> {
 /// Where modules run.
 enum Place {
     Host,
-    Vm { program: PathBuf, timeout: Duration },
+    Vm { program: PathBuf, timeout: Duration, resume: bool },
 }
 
 impl Place {
@@ -170,9 +173,8 @@ impl Place {
     /// Runs a module. Its log starts with a line for the exit status.
     fn run(&self, module: &str) -> anyhow::Result<Verdict> {
         let path = self.folder().join(format!("{module}.log"));
-        // What this host's Python does changes with its version, and with nothing that is worked on here.
-        if let (Self::Host, Ok(log)) = (self, fs::read_to_string(&path)) {
-            return verdict_of_log(&log, module);
+        if let Some(verdict) = self.known(&path, module)? {
+            return Ok(verdict);
         }
         let seconds = self.timeout().as_secs();
         let mut command = Command::new("timeout");
@@ -200,6 +202,18 @@ impl Place {
         let log = format!("status {status}\n{}", String::from_utf8_lossy(&printed));
         fs::write(&path, &log)?;
         verdict_of_log(&log, module)
+    }
+
+    /// The verdict of an earlier run that need not be repeated.
+    fn known(&self, log: &Path, module: &str) -> anyhow::Result<Option<Verdict>> {
+        let Ok(log) = fs::read_to_string(log) else { return Ok(None) };
+        let verdict = verdict_of_log(&log, module)?;
+        let is_kept = match self {
+            // What this host's Python does changes with its version, and with nothing that is worked on here.
+            Self::Host => true,
+            Self::Vm { resume, .. } => *resume && verdict == Verdict::Passed,
+        };
+        Ok(is_kept.then_some(verdict))
     }
 
     /// Why a module did not pass, from its log.
