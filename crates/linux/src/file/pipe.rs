@@ -51,6 +51,13 @@ impl Pipe {
         Arc::new(Self { state: Mutex::new(state), read_side: Beacon::new(notifier), write_side: Beacon::new(notifier) })
     }
 
+    /// Opens a pipe without a name through another of its ends: it waits for nobody, whoever has gone by now.
+    pub fn reopen(self: &Arc<Self>, can_read: bool, can_write: bool) -> PipeEnd {
+        let mut end = self.open(can_read, can_write);
+        end.opened_before = [0; 2];
+        end
+    }
+
     /// Opens it.
     pub fn open(self: &Arc<Self>, can_read: bool, can_write: bool) -> PipeEnd {
         let opened_before = {
@@ -288,6 +295,15 @@ mod tests {
         let writer = fifo.open(false, true);
         assert!(writer.has_met_partner());
         assert_eq!(reader.readiness() & readiness::HANG_UP, 0);
+    }
+
+    #[test]
+    fn a_pipe_that_is_opened_again_waits_for_nobody() {
+        let (reader, writer) = ends();
+        drop(writer);
+        let again = reader.pipe().reopen(true, false);
+        assert!(again.has_met_partner());
+        assert_eq!(again.readiness() & readiness::HANG_UP, readiness::HANG_UP);
     }
 
     #[test]

@@ -298,7 +298,7 @@ fn reopen(
     }
     let access = how.access()?;
     let body = match &file.body {
-        Body::Pipe(end) => Body::Pipe(end.pipe().open(access & READABLE != 0, access & WRITABLE != 0)),
+        Body::Pipe(end) => Body::Pipe(end.pipe().reopen(access & READABLE != 0, access & WRITABLE != 0)),
         Body::ConsoleInput if access == READABLE => Body::ConsoleInput,
         Body::ConsoleOutput(stream) if access == WRITABLE => Body::ConsoleOutput(*stream),
         Body::ConsoleInput | Body::ConsoleOutput(_) => return Err(Errno::EACCES),

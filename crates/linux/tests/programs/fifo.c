@@ -27,6 +27,36 @@ static int polled(int fd)
     return entry.revents;
 }
 
+/* A pipe without a name, opened again by way of /proc: nobody is waited for. */
+static void open_again(void)
+{
+    int ends[2];
+    char path[64], bytes[4];
+    SAY(pipe(ends));
+    SAY(write(ends[1], "abc", 3));
+    SAY(close(ends[1]));
+    sprintf(path, "/proc/self/fd/%d", ends[0]);
+    int again = open(path, O_RDONLY);
+    TELL("again: %d %x", again >= 0, polled(again));
+    SAY(read(again, bytes, 2));
+    SAY(read(ends[0], bytes, 2));
+    SAY(read(again, bytes, 2));
+    int writer = open(path, O_WRONLY);
+    TELL("a writer again: %d %x %x", writer >= 0, polled(writer), polled(again));
+    SAY(close(ends[0]));
+    SAY(close(again));
+    SAY(write(writer, "x", 1));
+    sprintf(path, "/dev/fd/%d", writer);
+    again = open(path, O_WRONLY);
+    TELL("without a reader: %d %x", again >= 0, polled(again));
+    SAY(close(again));
+    again = open(path, O_RDWR | O_NONBLOCK);
+    SAY(write(writer, "y", 1));
+    SAY(read(again, bytes, 2));
+    SAY(close(again));
+    SAY(close(writer));
+}
+
 int main(void)
 {
     char byte;
@@ -106,5 +136,6 @@ int main(void)
     SAY(mknod("odd", 0150000, 0));
     SAY(open("fifo", O_PATH) >= 0);
     SAY(unlink("fifo"));
+    open_again();
     return 0;
 }
