@@ -119,7 +119,9 @@ impl TableArena {
         Ok(page)
     }
 
-    /// Takes pages back whose address space no virtual CPU will enter again.
+    /// Takes pages back that are no part of an address space any more: no virtual CPU will enter it again, or none walks
+    /// through them. What KVM keeps of them, it may go on using for what other tables say at the same place; it says
+    /// nothing by itself.
     pub(crate) fn free(&self, mut pages: Vec<TablePage>) {
         pages.sort_unstable();
         for run in pages.chunk_by(|a, b| a.0 + 1 == b.0) {

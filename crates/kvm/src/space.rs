@@ -55,14 +55,15 @@ pub(crate) struct KvmAddressSpace {
     arena: Arc<TableArena>,
     frames: Arc<Frames>,
     vcpus: Arc<VcpuSet>,
-    /// The root first.
+    /// The root first. Those at the places of `unused` are nobody's.
     tables: Vec<Table>,
+    unused: Vec<usize>,
 }
 
 impl KvmAddressSpace {
     /// An address space with the system pages in it.
     pub(crate) fn new(arena: Arc<TableArena>, frames: Arc<Frames>, vcpus: Arc<VcpuSet>) -> Result<Self, PlatformError> {
-        let mut space = Self { arena, frames, vcpus, tables: Vec::new() };
+        let mut space = Self { arena, frames, vcpus, tables: Vec::new(), unused: Vec::new() };
         space.add_table()?;
         let table = space.ensure_leaf_table(0)?;
         for (address, flags) in system_pages::mappings() {
@@ -72,9 +73,66 @@ impl KvmAddressSpace {
     }
 
     fn add_table(&mut self) -> Result<usize, PlatformError> {
-        let page = self.arena.allocate()?;
-        self.tables.push(Table { page, record: Box::new([0; ENTRIES]) });
+        let table = Table { page: self.arena.allocate()?, record: Box::new([0; ENTRIES]) };
+        if let Some(place) = self.unused.pop() {
+            self.tables[place] = table;
+            return Ok(place);
+        }
+        self.tables.push(table);
         Ok(self.tables.len() - 1)
+    }
+
+    /// Makes the leaf tables of a range. Tables that say nothing any more are kept until there is no room for others: a
+    /// program that unmaps something often maps something at the same place.
+    fn ensure_leaf_tables(&mut self, range: &Range<u64>) -> Result<(), PlatformError> {
+        let ensure = |space: &mut Self| {
+            let mut region = range.start;
+            while region < range.end {
+                space.ensure_leaf_table(region)?;
+                region = next_boundary(region, 2);
+            }
+            Ok(())
+        };
+        match ensure(self) {
+            Err(PlatformError::OutOfTables) if self.reclaim_tables() => ensure(self),
+            result => result,
+        }
+    }
+
+    /// Gives the arena the tables that say nothing; whether there were any.
+    fn reclaim_tables(&mut self) -> bool {
+        let mut empty = Vec::new();
+        self.unlink_empty(0, ROOT_LEVEL, &mut empty);
+        if empty.is_empty() {
+            return false;
+        }
+        // A virtual CPU that is just now walking through such a table must be done with it.
+        self.vcpus.interrupt_and_wait();
+        self.arena.free(empty.iter().map(|&table| self.tables[table].page).collect());
+        self.unused.append(&mut empty);
+        true
+    }
+
+    /// Unlinks the tables below one that say nothing, and tells whether it says nothing itself then.
+    fn unlink_empty(&mut self, table: usize, level: u32, empty: &mut Vec<usize>) -> bool {
+        if level == 1 {
+            return self.tables[table].record.iter().all(|entry| *entry == 0);
+        }
+        let mut is_empty = true;
+        for slot in 0..ENTRIES {
+            let below = match self.tables[table].record[slot] {
+                0 => continue,
+                below => below as usize - 1,
+            };
+            if self.unlink_empty(below, level - 1, empty) {
+                self.tables[table].record[slot] = 0;
+                self.arena.entry(self.tables[table].page, slot).store(0, Ordering::Release);
+                empty.push(below);
+            } else {
+                is_empty = false;
+            }
+        }
+        is_empty
     }
 
     /// The leaf table of an address, or the level of the first missing entry on the way.
@@ -167,11 +225,7 @@ impl AddressSpace for KvmAddressSpace {
         let range = checked_range(address, u64::from(frames.count) * PAGE);
         self.frames.check(frames);
         // All tables first, so that a failure leaves the mappings as they were.
-        let mut region = range.start;
-        while region < range.end {
-            self.ensure_leaf_table(region)?;
-            region = next_boundary(region, 2);
-        }
+        self.ensure_leaf_tables(&range)?;
         let mut frame_iter = frames.iter();
         let mut page = range.start;
         while page < range.end {
@@ -212,7 +266,9 @@ impl Drop for KvmAddressSpace {
     /// Frees the tables. Translations need no flush: nothing enters this root again, and its pages are not used for other
     /// tables before KVM has forgotten them.
     fn drop(&mut self) {
-        self.arena.free(self.tables.iter().map(|table| table.page).collect());
+        self.unused.sort_unstable();
+        let is_used = |place: &usize| self.unused.binary_search(place).is_err();
+        self.arena.free((0..self.tables.len()).filter(is_used).map(|place| self.tables[place].page).collect());
     }
 }
 

@@ -78,3 +78,38 @@ fn running_out_of_tables_changes_nothing() {
     assert_eq!(guest.run(), Exit::SystemCall, "what was mapped still is");
     assert!(matches!(guest.machine.create_address_space(), Err(PlatformError::OutOfTables)));
 }
+
+/// One address space maps and unmaps at more places than there are tables for at once. What stays mapped stays, what was
+/// unmapped is gone, and what is mapped is what the processor finds.
+#[test]
+fn tables_that_say_nothing_make_room() {
+    let name = "tables_that_say_nothing_make_room";
+    let Some(mut guest) = guest_with_tables(name, read(), 2 << 20, 40) else { return };
+    guest.memory.grow(2 << 20).unwrap();
+    let frame_of = |round: u64| Frame(SPARE.0 + (round % 29) as u32);
+    for round in 0..29 {
+        guest.memory.copy_in(frame_of(round), 0, &round.to_le_bytes());
+    }
+    // Neighbours share upper tables, and places come again when their tables have gone.
+    let address_of = |round: u64| (1 + round % 97) << 39 | (round % 3) << 30 | (round % 5) << 21;
+    let mut kept: Vec<u64> = Vec::new();
+    for round in 0..6000_u64 {
+        let address = address_of(round);
+        if kept.iter().any(|&other| address_of(other) == address) {
+            continue;
+        }
+        guest.space.map(address, FrameRange::one(frame_of(round)), WRITE).unwrap();
+        kept.push(round);
+        for &mapped in &kept {
+            guest.registers = Registers { rdi: address_of(mapped), ..start_registers() };
+            assert_eq!(guest.run(), Exit::SystemCall, "round {round}, mapped in round {mapped}");
+            assert_eq!(guest.registers.rax, mapped % 29, "round {round}, mapped in round {mapped}");
+        }
+        if kept.len() > 4 {
+            let gone = address_of(kept.swap_remove(round as usize % 3));
+            guest.space.unmap(gone, PAGE);
+            guest.registers = Registers { rdi: gone, ..start_registers() };
+            assert_eq!(guest.run(), Exit::PageFault { address: gone, access: Access::Read }, "round {round}");
+        }
+    }
+}

@@ -306,7 +306,10 @@ impl Space {
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(%error, "guest pages cannot be mapped");
+                // A program may bring about the first as often as it likes: that is nothing for the log.
+                if !matches!(error, PlatformError::OutOfTables) {
+                    tracing::warn!(%error, "guest pages cannot be mapped");
+                }
                 allocator.release_run(run.frames);
                 Err(error)
             }

@@ -32,6 +32,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("truncation"),
     Program::new("cow"),
     Program::new("races"),
+    Program::new("spread"),
     Program::new("descriptors"),
     Program::new("clocks"),
     Program::new("signals").ends_with(128 + 10),
