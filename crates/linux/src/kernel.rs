@@ -262,8 +262,8 @@ impl Kernel {
             return;
         }
         let threads = &self.threads;
-        let of_thread = |tid| threads.get(&tid).map(|thread| thread.cpu_ns);
-        let sent = process.timers.expire_processor_time(process.cpu_ns, of_thread);
+        let of_thread = |tid| threads.get(&tid).map(|thread| thread.time.total_ns());
+        let sent = process.timers.expire_processor_time(process.time, of_thread);
         let excess = process.processor_time_excess();
         self.send_expired(sent.into_iter().map(|(tid, info)| (pid, tid, info)));
         match excess {

@@ -77,7 +77,7 @@ impl Kernel {
         let ending = process.end.map_or(Ending::Status(process.first_thread_status.unwrap_or(0)), |end| end.ending);
         let space = std::mem::replace(&mut process.space, SpaceId::NONE);
         let resident_max_kib = self.spaces.sizes(space).0 / 1024;
-        let usage = Usage { cpu_ns: process.cpu_ns, resident_max_kib };
+        let usage = Usage { time: process.time, resident_max_kib };
         let name = process.end.map_or(name, |end| end.name);
         process.end = Some(End { ending, is_zombie: true, usage, name });
         process.job = Job::default();
@@ -169,9 +169,14 @@ impl Kernel {
     /// What `SIGCHLD` says about a child.
     fn child_info(&self, pid: Pid, code: i32, status: i32) -> Info {
         let process = &self.processes[&pid];
-        let ticks = process.cpu_ns / 10_000_000;
+        let ticks = |ns: u64| ns / 10_000_000;
         let uid = u64::from(process.credentials.uid);
-        let fields = [u64::from(pid) | uid << 32, u64::from(status.cast_unsigned()), ticks, 0];
+        let fields = [
+            u64::from(pid) | uid << 32,
+            u64::from(status.cast_unsigned()),
+            ticks(process.time.user_ns),
+            ticks(process.time.system_ns),
+        ];
         Info { signal: Signal::CHLD, code, fields }
     }
 

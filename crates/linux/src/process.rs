@@ -63,8 +63,8 @@ pub struct Process {
     pub started_ns: u64,
     /// With what its first thread has ended before the others: the process's status then.
     pub first_thread_status: Option<u8>,
-    /// Time that its threads have run, nanoseconds.
-    pub cpu_ns: u64,
+    /// Time that its threads have run.
+    pub time: ProcessorTime,
     /// The last second of its processor time at which it was sent `SIGXCPU`.
     warned_at_seconds: u64,
     /// What its children have used that it has waited for.
@@ -156,11 +156,27 @@ pub enum JobChange {
     Continued,
 }
 
+/// Processor time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessorTime {
+    /// In guest code, nanoseconds.
+    pub user_ns: u64,
+    /// While the monitor served system calls and faults, nanoseconds.
+    pub system_ns: u64,
+}
+
+impl ProcessorTime {
+    /// Both, nanoseconds.
+    pub fn total_ns(self) -> u64 {
+        self.user_ns + self.system_ns
+    }
+}
+
 /// What processes have used (`getrusage(2)`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Time that threads have run, nanoseconds.
-    pub cpu_ns: u64,
+    /// Time that threads have run.
+    pub time: ProcessorTime,
     /// Largest memory of one of them, KiB.
     pub resident_max_kib: u64,
 }
@@ -168,7 +184,8 @@ pub struct Usage {
 impl Usage {
     /// Adds that of another process.
     pub fn add(&mut self, other: Usage) {
-        self.cpu_ns += other.cpu_ns;
+        self.time.user_ns += other.time.user_ns;
+        self.time.system_ns += other.time.system_ns;
         self.resident_max_kib = self.resident_max_kib.max(other.resident_max_kib);
     }
 }
@@ -285,7 +302,7 @@ impl Process {
             timers: Timers::default(),
             started_ns,
             first_thread_status: None,
-            cpu_ns: 0,
+            time: ProcessorTime::default(),
             warned_at_seconds: 0,
             children_usage: Usage::default(),
             settings: Settings::default(),
@@ -356,7 +373,7 @@ impl Process {
     /// The signal for having used more processor time than allowed, once for each second beyond the soft limit.
     pub fn processor_time_excess(&mut self) -> Option<Signal> {
         let limit = self.limits.get(Resource::Cpu);
-        let used = self.cpu_ns / SECOND_NS;
+        let used = self.time.total_ns() / SECOND_NS;
         if used >= limit.hard {
             return Some(Signal::KILL);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::OpenFile;
 use crate::outcome::Woken;
-use crate::process::Pid;
+use crate::process::{Pid, ProcessorTime};
 use crate::signal::{AlternateStack, PendingSignals, Signal, SignalSet};
 
 /// Bytes of a thread's name, with its final zero (`TASK_COMM_LEN`).
@@ -58,8 +58,8 @@ pub struct Thread {
     pub interrupted_call: Option<u64>,
     /// The deadline of that call.
     pub interrupted_deadline_ns: Option<u64>,
-    /// Time it has run, nanoseconds.
-    pub cpu_ns: u64,
+    /// Time it has run.
+    pub time: ProcessorTime,
     /// The virtual CPUs that it has asked for, a bit each; the scheduler takes it as a hint (`sched_setaffinity(2)`).
     pub affinity: u64,
     /// Set when it must end as soon as it is off its virtual CPU.
@@ -128,7 +128,7 @@ impl Thread {
             alternate_stack: AlternateStack::DISABLED,
             interrupted_call: None,
             interrupted_deadline_ns: None,
-            cpu_ns: 0,
+            time: ProcessorTime::default(),
             affinity: u64::MAX,
             is_killed: false,
             opening: None,

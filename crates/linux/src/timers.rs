@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::errno::Errno;
+use crate::process::ProcessorTime;
 use crate::signal::{Info, Signal};
 
 /// Most POSIX timers of a process.
@@ -130,12 +131,16 @@ impl Timers {
     /// Lets timers of processor time expire; what they send, each with the thread it is for.
     pub fn expire_processor_time(
         &mut self,
-        process_ns: u64,
+        process_time: ProcessorTime,
         of_thread: impl Fn(u32) -> Option<u64>,
     ) -> Vec<(Option<u32>, Info)> {
         let mut sent = Vec::new();
-        for (setting, signal) in [(&mut self.virtual_time, Signal::VTALRM), (&mut self.profile, Signal::PROF)] {
-            let (times, next) = setting.expire(process_ns);
+        let settings = [
+            (&mut self.virtual_time, process_time.user_ns, Signal::VTALRM),
+            (&mut self.profile, process_time.total_ns(), Signal::PROF),
+        ];
+        for (setting, now_ns, signal) in settings {
+            let (times, next) = setting.expire(now_ns);
             *setting = next;
             if times > 0 {
                 sent.push((None, Info::from_kernel(signal)));
@@ -143,7 +148,7 @@ impl Timers {
         }
         for (id, timer) in &mut self.posix {
             let now_ns = match timer.clock {
-                TimerClock::Process => Some(process_ns),
+                TimerClock::Process => Some(process_time.total_ns()),
                 TimerClock::Thread(tid) => of_thread(tid),
                 TimerClock::Monotonic | TimerClock::Realtime => None,
             };

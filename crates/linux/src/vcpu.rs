@@ -34,6 +34,8 @@ struct Runner<'g> {
     vcpu: Box<dyn Vcpu>,
     /// The thread whose floating-point state is on the virtual CPU.
     loaded: Option<Tid>,
+    /// Since when the monitor has worked for the running thread, nanoseconds of the monotonic clock.
+    serving_since_ns: Option<u64>,
 }
 
 impl Guest {
@@ -82,7 +84,7 @@ impl Guest {
         let vcpu = machine.create_vcpu()?;
         let mut kernel = self.lock_kernel();
         kernel.scheduler.attach(index, vcpu.kicker());
-        let mut runner = Runner { guest: self, index, vcpu, loaded: None };
+        let mut runner = Runner { guest: self, index, vcpu, loaded: None, serving_since_ns: None };
         while kernel.exit.is_none() {
             runner.step(&mut kernel)?;
         }
@@ -208,6 +210,7 @@ impl Runner<'_> {
         let tid = kernel.scheduler.pop_ready()?;
         kernel.threads.get_mut(&tid).expect("a ready thread exists").state = ThreadState::Running(self.index);
         kernel.scheduler.set_running(self.index, Some(tid));
+        self.serving_since_ns = Some(kernel.clock.monotonic_ns());
         Some(tid)
     }
 
@@ -269,6 +272,8 @@ impl Runner<'_> {
     /// Takes everything of the guest off the virtual CPU: the thread is the next to run, on whichever is free.
     fn put_back(&mut self, kernel: &mut Kernel) -> Result<(), PlatformError> {
         if let Some(tid) = kernel.scheduler.running(self.index) {
+            let now_ns = kernel.clock.monotonic_ns();
+            self.charge_serving(kernel, now_ns);
             kernel.threads.get_mut(&tid).expect("a running thread exists").state = ThreadState::Ready;
             kernel.scheduler.push_ready_first(tid);
             kernel.scheduler.set_running(self.index, None);
@@ -280,8 +285,21 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Counts the time since the running thread left guest code as its system time.
+    fn charge_serving(&mut self, kernel: &mut Kernel, now_ns: u64) {
+        let Some(since_ns) = self.serving_since_ns.take() else { return };
+        let Some(tid) = kernel.scheduler.running(self.index) else { return };
+        let served_ns = now_ns.saturating_sub(since_ns);
+        let Some(thread) = kernel.threads.get_mut(&tid) else { return };
+        thread.time.system_ns += served_ns;
+        let pid = thread.pid;
+        kernel.process_mut(pid).time.system_ns += served_ns;
+    }
+
     /// The thread leaves the virtual CPU. With several of them its state must not stay behind.
     fn leave(&mut self, kernel: &mut Kernel) -> Result<(), PlatformError> {
+        let now_ns = kernel.clock.monotonic_ns();
+        self.charge_serving(kernel, now_ns);
         kernel.scheduler.set_running(self.index, None);
         if kernel.scheduler.vcpu_count() > 1 {
             self.save_fpu(kernel)?;
@@ -297,14 +315,17 @@ impl Runner<'_> {
         let mut registers: Registers = thread.registers;
         let token = kernel.spaces.token(kernel.processes[&thread.pid].space);
         let started_ns = kernel.clock.monotonic_ns();
+        self.charge_serving(kernel, started_ns);
         let vcpu = &mut self.vcpu;
         let exit = MutexGuard::unlocked(kernel, || vcpu.run(token, &mut registers))?;
-        let ran_ns = kernel.clock.monotonic_ns().saturating_sub(started_ns);
+        let ended_ns = kernel.clock.monotonic_ns();
+        let ran_ns = ended_ns.saturating_sub(started_ns);
+        self.serving_since_ns = Some(ended_ns);
         let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
         thread.registers = registers;
-        thread.cpu_ns += ran_ns;
+        thread.time.user_ns += ran_ns;
         let (pid, is_killed) = (thread.pid, thread.is_killed);
-        kernel.process_mut(pid).cpu_ns += ran_ns;
+        kernel.process_mut(pid).time.user_ns += ran_ns;
         kernel.charge_processor_time(pid);
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;

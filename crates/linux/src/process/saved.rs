@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Actions, End, Job, Life, PHASE_GONE, Pid, Process, ProgramFacts, Settings, Surroundings, Usage};
+use super::{
+    Actions, End, Job, Life, PHASE_GONE, Pid, Process, ProcessorTime, ProgramFacts, Settings, Surroundings, Usage,
+};
 use crate::credentials::Credentials;
 use crate::file::table::saved::SavedFdTable;
 use crate::fs::node::saved::SavedLocation;
@@ -37,7 +39,7 @@ pub(crate) struct SavedProcess {
     timers: Timers,
     started_ns: u64,
     first_thread_status: Option<u8>,
-    cpu_ns: u64,
+    time: ProcessorTime,
     warned_at_seconds: u64,
     children_usage: Usage,
     settings: Settings,
@@ -84,7 +86,7 @@ impl Process {
             timers,
             started_ns,
             first_thread_status,
-            cpu_ns,
+            time,
             warned_at_seconds,
             children_usage,
             settings,
@@ -113,7 +115,7 @@ impl Process {
             timers: timers.clone(),
             started_ns: *started_ns,
             first_thread_status: *first_thread_status,
-            cpu_ns: *cpu_ns,
+            time: *time,
             warned_at_seconds: *warned_at_seconds,
             children_usage: *children_usage,
             settings: settings.clone(),
@@ -147,7 +149,7 @@ impl SavedProcess {
             timers,
             started_ns,
             first_thread_status,
-            cpu_ns,
+            time,
             warned_at_seconds,
             children_usage,
             settings,
@@ -182,7 +184,7 @@ impl SavedProcess {
             timers,
             started_ns,
             first_thread_status,
-            cpu_ns,
+            time,
             warned_at_seconds,
             children_usage,
             settings,

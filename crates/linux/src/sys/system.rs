@@ -245,8 +245,8 @@ pub(super) struct UsageRecord {
 /// What was used, as programs are told.
 pub(super) fn usage_record(usage: Usage) -> UsageRecord {
     UsageRecord {
-        user: Timeval::from_ns(usage.cpu_ns),
-        system: Timeval::from_ns(0),
+        user: Timeval::from_ns(usage.time.user_ns),
+        system: Timeval::from_ns(usage.time.system_ns),
         resident_max_kib: usage.resident_max_kib,
         rest: [0; 13],
     }
@@ -258,8 +258,8 @@ fn getrusage(call: &mut Call<'_>) -> SysResult {
     const CHILDREN: i32 = -1;
     let resident_max_kib = call.kernel.frames.peak_bytes() / 1024;
     let usage = match call.int(0) {
-        SELF => Usage { cpu_ns: call.process().cpu_ns, resident_max_kib },
-        THREAD => Usage { cpu_ns: call.thread().cpu_ns, resident_max_kib },
+        SELF => Usage { time: call.process().time, resident_max_kib },
+        THREAD => Usage { time: call.thread().time, resident_max_kib },
         CHILDREN => call.process().children_usage,
         _ => return Err(Errno::EINVAL.into()),
     };
@@ -271,8 +271,9 @@ fn times(call: &mut Call<'_>) -> SysResult {
     let tick_ns = SECOND_NS / TICKS_PER_SECOND;
     if call.args[0] != 0 {
         let process = call.process();
-        let (own, children) = (process.cpu_ns / tick_ns, process.children_usage.cpu_ns / tick_ns);
-        call.write(call.args[0], &[own, 0, children, 0])?;
+        let (own, children) = (process.time, process.children_usage.time);
+        let times = [own.user_ns, own.system_ns, children.user_ns, children.system_ns];
+        call.write(call.args[0], &times.map(|time_ns| time_ns / tick_ns))?;
     }
     Ok(call.kernel.clock.monotonic_ns() / tick_ns)
 }

@@ -116,10 +116,14 @@ impl ClockName {
         match self {
             Self::Realtime => Ok(call.kernel.clock.realtime_ns()),
             Self::Monotonic => Ok(call.kernel.clock.monotonic_ns()),
-            Self::ProcessCpu(0) => Ok(call.process().cpu_ns),
-            Self::ProcessCpu(pid) => call.kernel.processes.get(&pid).map(|process| process.cpu_ns).ok_or(Errno::EINVAL),
-            Self::ThreadCpu(0) => Ok(call.thread().cpu_ns),
-            Self::ThreadCpu(tid) => call.kernel.threads.get(&tid).map(|thread| thread.cpu_ns).ok_or(Errno::EINVAL),
+            Self::ProcessCpu(0) => Ok(call.process().time.total_ns()),
+            Self::ProcessCpu(pid) => {
+                call.kernel.processes.get(&pid).map(|process| process.time.total_ns()).ok_or(Errno::EINVAL)
+            }
+            Self::ThreadCpu(0) => Ok(call.thread().time.total_ns()),
+            Self::ThreadCpu(tid) => {
+                call.kernel.threads.get(&tid).map(|thread| thread.time.total_ns()).ok_or(Errno::EINVAL)
+            }
         }
     }
 

@@ -76,8 +76,8 @@ fn interval_timer<'c>(call: &'c mut Call<'_>) -> Result<(&'c mut Setting, u64), 
     let process = call.process();
     match which {
         ITIMER_REAL => Ok((&mut process.timers.real, monotonic_ns)),
-        ITIMER_VIRTUAL => Ok((&mut process.timers.virtual_time, process.cpu_ns)),
-        ITIMER_PROF => Ok((&mut process.timers.profile, process.cpu_ns)),
+        ITIMER_VIRTUAL => Ok((&mut process.timers.virtual_time, process.time.user_ns)),
+        ITIMER_PROF => Ok((&mut process.timers.profile, process.time.total_ns())),
         _ => Err(Errno::EINVAL),
     }
 }
@@ -119,8 +119,8 @@ fn is_own_thread(call: &Call<'_>, tid: u32) -> bool {
 fn now_ns(call: &mut Call<'_>, clock: TimerClock) -> u64 {
     match clock {
         TimerClock::Monotonic | TimerClock::Realtime => call.kernel.clock.monotonic_ns(),
-        TimerClock::Process => call.process().cpu_ns,
-        TimerClock::Thread(tid) => call.kernel.threads.get(&tid).map_or(0, |thread| thread.cpu_ns),
+        TimerClock::Process => call.process().time.total_ns(),
+        TimerClock::Thread(tid) => call.kernel.threads.get(&tid).map_or(0, |thread| thread.time.total_ns()),
     }
 }
 

@@ -86,7 +86,7 @@ fn look(process: &Process, options: u32) -> Option<Report> {
         usage.add(process.children_usage);
         return (options & EXITED != 0).then(|| report(code, status, wait_status, usage));
     }
-    let usage = Usage { cpu_ns: process.cpu_ns, ..Usage::default() };
+    let usage = Usage { time: process.time, ..Usage::default() };
     match process.job.report {
         Some(JobChange::Stopped(signal)) if options & STOPPED != 0 => {
             let signal = u32::from(signal.number());

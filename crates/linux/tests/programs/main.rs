@@ -35,6 +35,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("spread"),
     Program::new("descriptors"),
     Program::new("clocks"),
+    Program::new("accounting"),
     Program::new("signals").ends_with(128 + 10),
     Program::new("exec"),
     Program::new("forks"),

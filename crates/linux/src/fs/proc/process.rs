@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 use calypte_platform::{PAGE_SIZE, Protection};
 
 use crate::errno::Errno;
-use crate::fs::metadata::PERMISSION_MASK;
+use crate::fs::devpts::SLAVE_MAJOR;
+use crate::fs::metadata::{PERMISSION_MASK, device_number};
 use crate::fs::node::Target;
 use crate::fs::proc::{Owner, Proc};
 use crate::fs::walk::{Follow, Walker};
 use crate::kernel::Kernel;
 use crate::limits::{Resource, UNLIMITED};
-use crate::process::Process;
+use crate::process::{Process, ProcessorTime};
 use crate::signal::{HANDLER_IGNORE, QUEUED_MAX, SIGNAL_MAX, Signal, SignalSet};
 use crate::thread::{Thread, ThreadState};
 
@@ -284,17 +285,20 @@ fn statm(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
 fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
     let process = owner.process(kernel)?;
     let (resident, size) = sizes(kernel, owner)?;
-    let cpu_ns = match owner.tid {
-        Some(_) => thread(kernel, owner).map_or(0, |thread| thread.cpu_ns),
-        None => process.cpu_ns,
+    let time = match owner.tid {
+        Some(_) => thread(kernel, owner).map_or(ProcessorTime::default(), |thread| thread.time),
+        None => process.time,
     };
+    let terminal = kernel.terminal_of(owner.pid);
     let fields: [u64; 49] = {
         let mut fields = [0; 49];
         fields[0] = process.parent.into();
         fields[1] = process.group.into();
         fields[2] = process.session.into();
-        fields[10] = cpu_ns / 10_000_000;
-        fields[12] = process.children_usage.cpu_ns / 10_000_000;
+        fields[3] = terminal.as_ref().map_or(0, |terminal| device_number(SLAVE_MAJOR, terminal.index()));
+        let children = process.children_usage.time;
+        let times = [time.user_ns, time.system_ns, children.user_ns, children.system_ns];
+        fields[10..14].copy_from_slice(&times.map(|time_ns| time_ns / 10_000_000));
         fields[14] = 20;
         fields[16] = thread_count(kernel, owner) as u64;
         fields[18] = process.started_ns / 10_000_000;
@@ -307,8 +311,9 @@ fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
     };
     let mut content = format!("{} ({}) {}", owner.thread(), name(kernel, owner), state_letter(kernel, owner));
     for (index, field) in fields.into_iter().enumerate() {
-        // No controlling terminal: tpgid is -1.
-        let _ = if index == 4 { write!(content, " -1") } else { write!(content, " {field}") };
+        // tpgid: the group in the foreground of the controlling terminal.
+        let foreground = || terminal.as_ref().and_then(|terminal| terminal.foreground()).map_or(-1, i64::from);
+        let _ = if index == 4 { write!(content, " {}", foreground()) } else { write!(content, " {field}") };
     }
     content.push('\n');
     Ok(content.into_bytes())
@@ -326,13 +331,15 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         'T' => "T (stopped)",
         _ => "Z (zombie)",
     };
+    let all_processors = u64::MAX >> (64 - kernel.files.vcpu_count().clamp(1, 64));
+    let processors = thread(kernel, owner).map_or(u64::MAX, |thread| thread.affinity) & all_processors;
     let ids = |ids: [u32; 4]| ids.map(|id| id.to_string()).join("\t");
     let content = format!(
         "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0\n\
          Uid:\t{}\nGid:\t{}\nFDSize:\t{}\nGroups:\t{groups}\nVmPeak:\t{:>8} kB\nVmSize:\t{:>8} kB\nVmLck:\t       0 kB\n\
          VmHWM:\t{:>8} kB\nVmRSS:\t{:>8} kB\nRssAnon:\t{:>8} kB\nRssFile:\t       0 kB\nRssShmem:\t       0 kB\n\
          VmData:\t{:>8} kB\nVmSwap:\t       0 kB\nThreads:\t{}\n{}NoNewPrivs:\t{}\nSeccomp:\t0\n\
-         Cpus_allowed:\t{:x}\nCpus_allowed_list:\t0-{}\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
+         Cpus_allowed:\t{:x}\nCpus_allowed_list:\t{}\nvoluntary_ctxt_switches:\t0\nnonvoluntary_ctxt_switches:\t0\n",
         name(kernel, owner),
         process.umask() & PERMISSION_MASK,
         owner.pid,
@@ -350,10 +357,21 @@ fn status(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         thread_count(kernel, owner),
         signal_lines(kernel, owner, process),
         u8::from(process.settings.has_no_new_privileges),
-        (1_u64 << kernel.files.vcpu_count().clamp(1, 63)) - 1,
-        kernel.files.vcpu_count().max(1) - 1,
+        processors,
+        processor_list(processors),
     );
     Ok(content.into_bytes())
+}
+
+/// A mask of processors as a list of ranges, for example `0-2,5`.
+fn processor_list(mask: u64) -> String {
+    let is_set = |index: u32| index < u64::BITS && mask >> index & 1 == 1;
+    let starts = (0..u64::BITS).filter(|index| is_set(*index) && (*index == 0 || !is_set(index - 1)));
+    let ranges = starts.map(|first| {
+        let last = (first..u64::BITS).find(|index| !is_set(index + 1)).unwrap_or(first);
+        if first == last { first.to_string() } else { format!("{first}-{last}") }
+    });
+    ranges.collect::<Vec<_>>().join(",")
 }
 
 /// The lines about signals in `status`.
