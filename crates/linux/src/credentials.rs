@@ -34,6 +34,12 @@ impl Credentials {
         self.uid_file == 0
     }
 
+    /// What `execve(2)` does: the saved ids are the effective ones from now on.
+    pub fn settle(&mut self) {
+        (self.uid_saved, self.uid_file) = (self.uid_effective, self.uid_effective);
+        (self.gid_saved, self.gid_file) = (self.gid_effective, self.gid_effective);
+    }
+
     /// Those that `access(2)` checks: of the real user.
     pub fn of_real_user(&self) -> Self {
         Self { uid_file: self.uid, gid_file: self.gid, ..self.clone() }

@@ -350,6 +350,12 @@ impl Process {
         self.surroundings.lock().cwd = cwd;
     }
 
+    /// Makes working directory and umask the process's own, if it shares them.
+    pub fn unshare_surroundings(&mut self) {
+        let own = self.surroundings.lock().clone();
+        self.surroundings = Arc::new(Mutex::new(own));
+    }
+
     /// Permission bits that new files do not get.
     pub fn umask(&self) -> u32 {
         self.surroundings.lock().umask

@@ -256,6 +256,19 @@ pub const FLAG_RESTART: u64 = 0x1000_0000;
 pub const FLAG_NO_DEFER: u64 = 0x4000_0000;
 /// `SA_RESETHAND`.
 pub const FLAG_RESET: u64 = 0x8000_0000;
+/// `SA_EXPOSE_TAGBITS`: this processor has none.
+const FLAG_EXPOSE_TAGS: u64 = 0x800;
+/// All that are kept: programs find out by the others which there are (`sigaction(2)`, "Dynamically probing for flag bit
+/// support").
+pub const FLAGS_KNOWN: u64 = FLAG_NO_CHILD_STOP
+    | FLAG_NO_CHILD_WAIT
+    | FLAG_SIGINFO
+    | FLAG_RESTORER
+    | FLAG_ON_STACK
+    | FLAG_RESTART
+    | FLAG_NO_DEFER
+    | FLAG_RESET
+    | FLAG_EXPOSE_TAGS;
 
 /// A thread's alternate stack; the layout of `stack_t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Serialize, Deserialize)]

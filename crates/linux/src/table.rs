@@ -57,6 +57,7 @@ static FAMILIES: &[&[SystemCall]] = &[
     sys::pidfd::CALLS,
     sys::pipe::CALLS,
     sys::poll::CALLS,
+    sys::prctl::CALLS,
     sys::process::CALLS,
     sys::read_write::CALLS,
     sys::schedule::CALLS,
@@ -118,9 +119,13 @@ const DOCUMENT_HEAD: &str = "\
 
 Made from the table in `crates/linux/src/table.rs` by `cargo xtask docs`; a test holds it to the code.
 
-A call is served as its manual page says for x86-64 Linux, with what the last column says. Flags and commands that are
-not named there give the errno that Linux gives for unknown ones, `EINVAL` unless said otherwise. Every call that takes
-memory of the program gives `EFAULT` for memory that is not there.
+\"All of it\" means what the manual page says for x86-64 Linux 6.1. Where the last column names flags or commands, the
+others give `EINVAL`, or what it says; what Linux ignores is ignored. A bound that it names ends a call early, as a signal
+would, or gives the errno that stands with it.
+
+For all calls: memory of the program that is not there gives `EFAULT`. File systems of the host are read-only: what would
+change them gives `EROFS`. No process has capabilities, but user 0 may do with files and processes of the guest what root
+may.
 
 ## Served
 

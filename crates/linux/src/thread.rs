@@ -62,6 +62,8 @@ pub struct Thread {
     pub time: ProcessorTime,
     /// The virtual CPUs that it has asked for, a bit each; the scheduler takes it as a hint (`sched_setaffinity(2)`).
     pub affinity: u64,
+    /// The policy that it has asked for, with `SCHED_RESET_ON_FORK`: told, without an effect.
+    pub policy: i32,
     /// Set when it must end as soon as it is off its virtual CPU.
     pub is_killed: bool,
     /// The FIFO whose other side its `open(2)` waits for.
@@ -130,6 +132,7 @@ impl Thread {
             interrupted_deadline_ns: None,
             time: ProcessorTime::default(),
             affinity: u64::MAX,
+            policy: 0,
             is_killed: false,
             opening: None,
         }

@@ -144,11 +144,16 @@ impl FdTable {
         self.with_slot(fd, |slot| slot.is_closed_on_exec = is_closed_on_exec)
     }
 
-    /// What `execve` does: the table is the process's own from now on, without what is closed then.
-    pub fn close_on_exec(&mut self) {
+    /// Makes the table the process's own, if it shares it.
+    pub fn unshare(&mut self) {
         if Arc::strong_count(&self.table) > 1 {
             *self = self.copy();
         }
+    }
+
+    /// What `execve` does: the table is the process's own from now on, without what is closed then.
+    pub fn close_on_exec(&mut self) {
+        self.unshare();
         let closed = |slot: &mut Option<Slot>| slot.take_if(|slot| slot.is_closed_on_exec);
         let closed: Vec<Slot> = self.table.slots.lock().iter_mut().filter_map(closed).collect();
         for slot in closed {

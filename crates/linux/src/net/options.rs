@@ -8,6 +8,19 @@ use crate::errno::Errno;
 use crate::net::address::Family;
 use crate::net::queue::STREAM_BYTES_MAX;
 
+/// What `setsockopt(2)` takes, for the documentation.
+pub const SET: &str = "SO_REUSEADDR, SO_REUSEPORT, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SO_OOBINLINE, SO_PASSCRED, IPV6_V6ONLY; \
+    remembered, without an effect within the guest: SO_KEEPALIVE, SO_BROADCAST, SO_DONTROUTE, SO_PRIORITY, SO_TIMESTAMP, \
+    SO_INCOMING_CPU, SO_BUSY_POLL, SO_MARK, SO_RCVLOWAT, SO_SNDLOWAT, TCP_NODELAY, TCP_CORK, TCP_QUICKACK, \
+    TCP_DEFER_ACCEPT, TCP_LINGER2, TCP_SYNCNT, TCP_USER_TIMEOUT, TCP_FASTOPEN, TCP_NOTSENT_LOWAT, TCP_WINDOW_CLAMP, \
+    TCP_MAXSEG, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_CONGESTION (cubic, reno), IP_TTL, IP_TOS, IP_RECVERR, \
+    IP_MTU_DISCOVER, IP_BIND_ADDRESS_NO_PORT, IP_MULTICAST_TTL, IP_MULTICAST_LOOP, IPV6_UNICAST_HOPS, IPV6_TCLASS, \
+    IPV6_RECVERR, IPV6_MTU_DISCOVER, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP; SO_RCVBUF and SO_SNDBUF stay what they are; \
+    membership of multicast groups and others are ENOPROTOOPT";
+/// What `getsockopt(2)` takes.
+pub const TOLD: &str = "what `setsockopt` takes, SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN, SO_PEERCRED of Unix \
+    sockets; TCP_INFO and others are ENOPROTOOPT";
+
 /// Options that are plain numbers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Options(BTreeMap<(i32, i32), i32>);
@@ -147,5 +160,24 @@ impl Options {
     /// Whether an option is set that is a switch.
     pub fn is_on(&self, level: i32, name: i32) -> bool {
         self.0.get(&(level, name)).is_some_and(|value| *value != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of what [`SET`] names, beyond what has a layout of its own.
+    #[test]
+    fn the_documentation_names_every_option_that_is_a_number() {
+        let named = SET.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named =
+            named.filter(|word| ["SO_", "TCP_", "IP_", "IPV6_"].iter().any(|start| word.starts_with(start))).count();
+        // A linger, two time-outs and a name.
+        let others = 4;
+        let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP, libc::IPPROTO_IP, libc::IPPROTO_IPV6];
+        let exists = |level: i32, name: i32| initial(Family::Inet6, true, level, name).is_some();
+        let known: usize = levels.iter().map(|level| (0..256).filter(|name| exists(*level, *name)).count()).sum();
+        assert_eq!(named, known + others);
     }
 }

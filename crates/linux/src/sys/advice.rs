@@ -7,7 +7,7 @@ use crate::errno::Errno;
 use crate::mm::ForkAdvice;
 use crate::outcome::{Stop, SysResult, Wait};
 use crate::sys::entry;
-use crate::sys::memory::{locked_room, memory};
+use crate::sys::memory::{locked_limit, locked_room, memory};
 use crate::table::SystemCall;
 
 /// The family's calls.
@@ -19,7 +19,9 @@ pub const CALLS: &[SystemCall] = &[
     ),
     entry(149, "mlock", mlock),
     entry(150, "munlock", munlock),
-    entry(151, "mlockall", mlockall),
+    entry(151, "mlockall", mlockall).supports(
+        "counted; pages without content get it when they are used",
+    ),
     entry(152, "munlockall", munlockall),
     entry(325, "mlock2", mlock2),
 ];
@@ -87,10 +89,11 @@ fn pages_of(address: u64, length: u64) -> Result<(u64, u64), Errno> {
 /// Guest memory is never paged out by the guest: locking is accounting and populating.
 fn lock(call: &mut Call<'_>, is_on_fault: bool) -> SysResult {
     let [address, length, ..] = call.args;
+    locked_limit(call)?;
     let (start, length) = pages_of(address, length)?;
     if call.progress() == 0 {
         let counted = memory(call).0.locked_bytes(start, start + length);
-        if length - counted.min(length) > locked_room(call) {
+        if length - counted.min(length) > locked_room(call)? {
             return Err(Errno::ENOMEM.into());
         }
         memory(call).0.set_locked(start, length, true)?;
@@ -120,12 +123,9 @@ fn mlockall(call: &mut Call<'_>) -> SysResult {
     if flags & (CURRENT | FUTURE) == 0 || flags & !(CURRENT | FUTURE | ON_FAULT) != 0 {
         return Err(Errno::EINVAL.into());
     }
+    let limit = locked_limit(call)?;
     let size = memory(call).0.size();
-    let room = locked_room(call);
-    if room == 0 {
-        return Err(Errno::EPERM.into());
-    }
-    if flags & CURRENT != 0 && size > room {
+    if flags & CURRENT != 0 && size > limit {
         return Err(Errno::ENOMEM.into());
     }
     memory(call).0.set_all_locked((flags & CURRENT != 0).then_some(true), flags & FUTURE != 0)?;

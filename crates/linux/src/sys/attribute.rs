@@ -13,12 +13,16 @@ use crate::outcome::SysResult;
 use crate::sys::entry;
 use crate::table::SystemCall;
 
+const FLUSHED: &str = "arguments are checked; there is nothing to do: what is written is in memory at once";
+const LENGTHS: &str = "up to 1 TiB (EFBIG)";
+const CHECKED: &str = "arguments are checked; there is nothing to do";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(74, "fsync", flush),
-    entry(75, "fdatasync", flush),
-    entry(76, "truncate", truncate),
-    entry(77, "ftruncate", ftruncate),
+    entry(74, "fsync", fsync).supports(FLUSHED),
+    entry(75, "fdatasync", fsync).supports(FLUSHED),
+    entry(76, "truncate", truncate).supports(LENGTHS),
+    entry(77, "ftruncate", ftruncate).supports(LENGTHS),
     entry(90, "chmod", chmod),
     entry(91, "fchmod", fchmod),
     entry(92, "chown", chown),
@@ -26,18 +30,18 @@ pub const CALLS: &[SystemCall] = &[
     entry(94, "lchown", lchown),
     entry(95, "umask", umask),
     entry(132, "utime", utime),
-    entry(162, "sync", sync),
-    entry(187, "readahead", flush),
-    entry(221, "fadvise64", fadvise64),
+    entry(162, "sync", sync).supports("there is nothing to do"),
+    entry(187, "readahead", readahead).supports(CHECKED),
+    entry(221, "fadvise64", fadvise64).supports(CHECKED),
     entry(235, "utimes", utimes),
     entry(260, "fchownat", fchownat),
     entry(261, "futimesat", futimesat),
     entry(268, "fchmodat", fchmodat),
-    entry(277, "sync_file_range", flush),
+    entry(277, "sync_file_range", sync_file_range).supports(CHECKED),
     entry(280, "utimensat", utimensat),
     entry(285, "fallocate", fallocate)
         .supports("0, KEEP_SIZE, PUNCH_HOLE with KEEP_SIZE, as on tmpfs; others are EOPNOTSUPP"),
-    entry(306, "syncfs", flush),
+    entry(306, "syncfs", syncfs).supports(CHECKED),
     entry(452, "fchmodat2", fchmodat2),
 ];
 
@@ -283,11 +287,41 @@ fn fallocate(call: &mut Call<'_>) -> SysResult {
 }
 
 /// There is nothing to flush: file systems are in memory or read-only.
-fn flush(call: &mut Call<'_>) -> SysResult {
+fn fsync(call: &mut Call<'_>) -> SysResult {
+    match call.usable_file(0)?.body {
+        Body::Host(_) | Body::Tmp(_) | Body::Directory(_) => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// Any open file names its file system.
+fn syncfs(call: &mut Call<'_>) -> SysResult {
+    call.usable_file(0)?;
+    Ok(0)
+}
+
+fn sync_file_range(call: &mut Call<'_>) -> SysResult {
+    const FLAGS: u32 =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let file = call.usable_file(0)?;
+    let [_, offset, size, flags, ..] = call.args;
+    let is_range = offset.checked_add(size).is_some_and(|end| i64::try_from(end).is_ok());
+    if flags as u32 & !FLAGS != 0 || !is_range {
+        return Err(Errno::EINVAL.into());
+    }
+    match file.body {
+        Body::Host(_) | Body::Tmp(_) | Body::Text(_) | Body::Directory(_) => Ok(0),
+        _ => Err(Errno::ESPIPE.into()),
+    }
+}
+
+/// What the host reads ahead is its own affair.
+fn readahead(call: &mut Call<'_>) -> SysResult {
     let file = call.usable_file(0)?;
     match file.body {
-        Body::Pipe(_) | Body::Socket(_) | Body::ConsoleInput | Body::ConsoleOutput(_) => Err(Errno::EINVAL.into()),
-        _ => Ok(0),
+        _ if !file.is_readable() => Err(Errno::EBADF.into()),
+        Body::Host(_) | Body::Tmp(_) | Body::Text(_) => Ok(0),
+        _ => Err(Errno::EINVAL.into()),
     }
 }
 
@@ -298,7 +332,8 @@ fn sync(_call: &mut Call<'_>) -> SysResult {
 fn fadvise64(call: &mut Call<'_>) -> SysResult {
     let file = call.usable_file(0)?;
     match (&file.body, call.int(3)) {
-        (Body::Pipe(_) | Body::Socket(_), _) => Err(Errno::ESPIPE.into()),
+        (Body::Pipe(_) | Body::ConsoleInput | Body::ConsoleOutput(_), _) => Err(Errno::ESPIPE.into()),
+        _ if call.args[2].cast_signed() < 0 => Err(Errno::EINVAL.into()),
         (_, libc::POSIX_FADV_NORMAL..=libc::POSIX_FADV_NOREUSE) => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }

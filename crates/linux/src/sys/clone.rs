@@ -12,6 +12,7 @@ use crate::outcome::{SysResult, Wait, WaitKey};
 use crate::process::{Pid, Process, Sharing};
 use crate::signal::{AlternateStack, Signal};
 use crate::sys::entry;
+use crate::sys::schedule::POLICY_RESET_ON_FORK;
 use crate::sys::thread::checked_base;
 use crate::table::SystemCall;
 use crate::thread::Thread;
@@ -25,6 +26,10 @@ pub const CALLS: &[SystemCall] = &[
     ),
     entry(57, "fork", fork),
     entry(58, "vfork", vfork),
+    entry(272, "unshare", unshare).supports(
+        "CLONE_FILES, CLONE_FS and CLONE_SYSVSEM of a process with one thread, CLONE_THREAD, CLONE_SIGHAND and CLONE_VM where \
+         nothing is shared; EINVAL otherwise; namespaces are EPERM",
+    ),
     entry(435, "clone3", clone3).supports(
         "as `clone`, and `CLONE_CLEAR_SIGHAND`; `set_tid` and `CLONE_INTO_CGROUP` give `EPERM`; a larger `struct clone_args` \
          than Linux 6.1's with anything in it gives `E2BIG`",
@@ -45,10 +50,14 @@ const CLONE_NEWNS: u64 = 0x2_0000;
 const CLONE_SETTLS: u64 = 0x8_0000;
 const CLONE_PARENT_SETTID: u64 = 0x10_0000;
 const CLONE_CHILD_CLEARTID: u64 = 0x20_0000;
+const CLONE_SYSVSEM: u64 = 0x4_0000;
 const CLONE_DETACHED: u64 = 0x40_0000;
 const CLONE_CHILD_SETTID: u64 = 0x100_0000;
 /// `CLONE_NEWCGROUP`, `UTS`, `IPC`, `USER`, `PID`, `NET`.
 const CLONE_NAMESPACES: u64 = CLONE_NEWNS | 0x7e00_0000;
+/// All that `unshare` knows.
+const UNSHARE_FLAGS: u64 =
+    CLONE_NAMESPACES | CLONE_NEWTIME | CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// All of `clone3`.
@@ -149,6 +158,40 @@ fn clone3(call: &mut Call<'_>) -> SysResult {
     start(call, &request)
 }
 
+/// What a process has of its own from now on. Threads have nothing of their own: where there are several, the call fails.
+fn unshare(call: &mut Call<'_>) -> SysResult {
+    let flags = call.args[0];
+    if flags & !UNSHARE_FLAGS != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let has = |any: u64| flags & any != 0;
+    let pid = call.pid;
+    let is_threaded = call.kernel.threads_of(pid).len() > 1;
+    if is_threaded && has(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD) {
+        return Err(Errno::EINVAL.into());
+    }
+    let own = &call.kernel.processes[&pid];
+    let mut others = call.kernel.processes.values().filter(|other| other.pid != pid);
+    let is_shared = others.any(|other| {
+        let shares_space = has(CLONE_VM) && other.space == own.space && !other.is_zombie();
+        shares_space || has(CLONE_VM | CLONE_SIGHAND) && own.shares_actions_with(other)
+    });
+    if is_shared {
+        return Err(Errno::EINVAL.into());
+    }
+    if has(CLONE_NAMESPACES | CLONE_NEWTIME) {
+        return Err(Errno::EPERM.into());
+    }
+    let process = call.process();
+    if has(CLONE_FILES) {
+        process.files.unshare();
+    }
+    if has(CLONE_FS) {
+        process.unshare_surroundings();
+    }
+    Ok(0)
+}
+
 /// Whether flags go together (`clone(2)`, "Errors").
 fn check(flags: u64) -> Result<(), Errno> {
     let has = |all: u64| flags & all == all;
@@ -209,6 +252,7 @@ fn new_thread(call: &mut Call<'_>, request: &Request, pid: Pid, fs_base: Option<
     thread.name = parent.name;
     thread.blocked = parent.blocked;
     thread.affinity = parent.affinity;
+    thread.policy = parent.policy & !POLICY_RESET_ON_FORK;
     if request.flags & CLONE_CHILD_CLEARTID != 0 {
         thread.clear_child_tid = request.child_tid_address;
     }

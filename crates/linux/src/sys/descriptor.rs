@@ -13,11 +13,12 @@ pub const CALLS: &[SystemCall] = &[
     entry(32, "dup", dup),
     entry(33, "dup2", dup2),
     entry(72, "fcntl", fcntl).supports(
-        "DUPFD, DUPFD_CLOEXEC, GETFD, SETFD, GETFL, SETFL, GETLK, SETLK, SETLKW and the OFD ones, GETPIPE_SZ, SETPIPE_SZ, \
-         ADD_SEALS, GET_SEALS; SETOWN and GETOWN have no effect; NOTIFY, leases and others are EINVAL",
+        "DUPFD, DUPFD_CLOEXEC, GETFD, SETFD, GETFL, SETFL (O_APPEND, O_NONBLOCK; O_ASYNC is dropped), GETLK, SETLK, \
+         SETLKW and the OFD ones, GETPIPE_SZ, SETPIPE_SZ, ADD_SEALS, GET_SEALS; SETOWN has no effect, GETOWN gives \
+         0; NOTIFY, SETSIG, GETSIG, SETOWN_EX, GETOWN_EX, leases, hints of lifetime and others are EINVAL",
     ),
     entry(292, "dup3", dup3),
-    entry(436, "close_range", close_range),
+    entry(436, "close_range", close_range).supports("all flags; CLOSE_RANGE_UNSHARE for all threads of the process"),
 ];
 
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
@@ -37,6 +38,9 @@ fn close_range(call: &mut Call<'_>) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let files = &mut call.process().files;
+    if flags & CLOSE_RANGE_UNSHARE != 0 {
+        files.unshare();
+    }
     let range = (i64::from(first))..=(i64::from(last));
     let chosen: Vec<i32> = files.descriptors().filter(|fd| range.contains(&i64::from(*fd))).collect();
     for fd in chosen {

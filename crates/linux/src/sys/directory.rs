@@ -13,15 +13,17 @@ use crate::sys::entry;
 use crate::sys::vector::BYTES_MAX;
 use crate::table::SystemCall;
 
+const NAMES: &str = "directories of up to 100,000 names (EOVERFLOW)";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(78, "getdents", getdents),
+    entry(78, "getdents", getdents).supports(NAMES),
     entry(79, "getcwd", getcwd),
     entry(80, "chdir", chdir),
     entry(81, "fchdir", fchdir),
     entry(83, "mkdir", mkdir),
     entry(84, "rmdir", rmdir),
-    entry(217, "getdents64", getdents64),
+    entry(217, "getdents64", getdents64).supports(NAMES),
     entry(258, "mkdirat", mkdirat),
 ];
 

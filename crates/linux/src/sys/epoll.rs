@@ -11,14 +11,16 @@ use crate::sys::entry;
 use crate::sys::poll::{replace_mask, timeout_ms, timeout_spec};
 use crate::table::SystemCall;
 
+const WAITING: &str = "at most 4096 events a call";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
     entry(213, "epoll_create", epoll_create),
-    entry(232, "epoll_wait", epoll_wait),
+    entry(232, "epoll_wait", epoll_wait).supports(WAITING),
     entry(233, "epoll_ctl", epoll_ctl).supports("EPOLLEXCLUSIVE wakes everybody; at most 8 instances in one, 3 deep"),
-    entry(281, "epoll_pwait", epoll_pwait),
+    entry(281, "epoll_pwait", epoll_pwait).supports(WAITING),
     entry(291, "epoll_create1", epoll_create1),
-    entry(441, "epoll_pwait2", epoll_pwait2),
+    entry(441, "epoll_pwait2", epoll_pwait2).supports(WAITING),
 ];
 
 /// Bytes of `struct epoll_event`, which is packed on x86-64.

@@ -11,8 +11,12 @@ use crate::sys::{entry, futex};
 use crate::table::SystemCall;
 use crate::thread::{Fpu, ThreadState};
 
+const PROGRAMS: &str = "ELF for x86-64 and scripts (`#!`); set-user-ID and set-group-ID bits have no effect, as after \
+     PR_SET_NO_NEW_PRIVS; strings of up to 2 MiB together, 128 KiB each (E2BIG)";
+
 /// The family's calls.
-pub const CALLS: &[SystemCall] = &[entry(59, "execve", execve), entry(322, "execveat", execveat)];
+pub const CALLS: &[SystemCall] =
+    &[entry(59, "execve", execve).supports(PROGRAMS), entry(322, "execveat", execveat).supports(PROGRAMS)];
 
 /// [`Call::progress`] of a call that has begun to end the other threads: there is no way back.
 const IS_DECIDED: usize = 1;
@@ -107,6 +111,7 @@ fn replace_program(call: &mut Call<'_>, loaded: Loaded) {
     process.timers.delete_all();
     process.settings.is_dumpable = true;
     process.settings.keeps_capabilities = false;
+    process.credentials.settle();
     process.exit_signal = Some(Signal::CHLD);
     process.has_called_exec = true;
     process.first_thread_status = None;

@@ -14,7 +14,10 @@ use crate::waits::Tid;
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
-    entry(202, "futex", futex),
+    entry(202, "futex", futex).supports(
+        "WAIT, WAKE, WAIT_BITSET, WAKE_BITSET, REQUEUE, CMP_REQUEUE, WAKE_OP, FUTEX_PRIVATE_FLAG, \
+         FUTEX_CLOCK_REALTIME of both waits; operations with priority inheritance, FUTEX_FD and others are ENOSYS",
+    ),
     entry(273, "set_robust_list", set_robust_list),
     entry(274, "get_robust_list", get_robust_list),
 ];
@@ -212,7 +215,9 @@ fn set_robust_list(call: &mut Call<'_>) -> SysResult {
 fn get_robust_list(call: &mut Call<'_>) -> SysResult {
     let [_, head_address, length_address, ..] = call.args;
     let tid = if call.int(0) == 0 { call.tid } else { call.int(0).cast_unsigned() };
-    let head = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?.robust_list;
+    let thread = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?;
+    let (pid, head) = (thread.pid, thread.robust_list);
+    call.accessible(pid)?;
     call.write(length_address, &ROBUST_HEAD_BYTES)?;
     call.write(head_address, &head)?;
     Ok(0)

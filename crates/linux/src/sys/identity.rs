@@ -21,15 +21,15 @@ pub const CALLS: &[SystemCall] = &[
     entry(113, "setreuid", setreuid),
     entry(114, "setregid", setregid),
     entry(115, "getgroups", getgroups),
-    entry(116, "setgroups", setgroups),
+    entry(116, "setgroups", setgroups).supports("at most 64 groups (EINVAL)"),
     entry(117, "setresuid", setresuid),
     entry(118, "getresuid", getresuid),
     entry(119, "setresgid", setresgid),
     entry(120, "getresgid", getresgid),
     entry(122, "setfsuid", setfsuid),
     entry(123, "setfsgid", setfsgid),
-    entry(125, "capget", capget),
-    entry(126, "capset", capset),
+    entry(125, "capget", capget).supports("no process has capabilities: all sets are empty"),
+    entry(126, "capset", capset).supports("empty sets of the caller; others are EPERM"),
 ];
 
 /// "Leave it as it is."
@@ -62,67 +62,101 @@ fn group_ids(credentials: &Credentials) -> Ids {
     [credentials.gid, credentials.gid_effective, credentials.gid_saved]
 }
 
-/// The ids after a change, which anybody but root may only make among the ids they have.
-fn changed(current: Ids, wanted: Ids, is_root: bool) -> Result<Ids, Errno> {
-    if !is_root && wanted.iter().any(|id| *id != UNCHANGED && !current.contains(id)) {
-        return Err(Errno::EPERM);
+/// Anybody but root may only take an id out of those that he has.
+fn check(wanted: u32, allowed: &[u32], is_root: bool) -> Result<(), Errno> {
+    if is_root || wanted == UNCHANGED || allowed.contains(&wanted) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn or(wanted: u32, current: u32) -> u32 {
+    if wanted == UNCHANGED { current } else { wanted }
+}
+
+/// The ids after `setuid(2)`: root gives up all three, others change the effective one.
+fn with_one(ids: Ids, wanted: u32, is_root: bool) -> Result<Ids, Errno> {
+    if wanted == UNCHANGED {
+        return Err(Errno::EINVAL);
     }
-    Ok(std::array::from_fn(|index| if wanted[index] == UNCHANGED { current[index] } else { wanted[index] }))
+    check(wanted, &[ids[0], ids[2]], is_root)?;
+    Ok(if is_root { [wanted; 3] } else { [ids[0], wanted, ids[2]] })
 }
 
-fn set_users(call: &mut Call<'_>, wanted: Ids) -> SysResult {
-    let credentials = &mut call.process().credentials;
-    let ids = changed(user_ids(credentials), wanted, credentials.uid_effective == 0)?;
-    [credentials.uid, credentials.uid_effective, credentials.uid_saved] = ids;
-    credentials.uid_file = credentials.uid_effective;
+/// The ids after `setreuid(2)`. The saved id follows the effective one when the real id is set, or the effective one to
+/// something else than the real id was.
+fn with_two(ids: Ids, [real, effective]: [u32; 2], is_root: bool) -> Result<Ids, Errno> {
+    check(real, &ids[..2], is_root)?;
+    check(effective, &ids, is_root)?;
+    let is_saved = real != UNCHANGED || effective != UNCHANGED && effective != ids[0];
+    let effective = or(effective, ids[1]);
+    Ok([or(real, ids[0]), effective, if is_saved { effective } else { ids[2] }])
+}
+
+/// The ids after `setresuid(2)`.
+fn with_three(ids: Ids, wanted: Ids, is_root: bool) -> Result<Ids, Errno> {
+    wanted.iter().try_for_each(|id| check(*id, &ids, is_root))?;
+    Ok(std::array::from_fn(|index| or(wanted[index], ids[index])))
+}
+
+/// Changes the credentials; who becomes somebody else keeps no wish about its parent's end, and nobody may look into it.
+fn set(call: &mut Call<'_>, change: impl FnOnce(&mut Credentials, bool) -> Result<(), Errno>) -> SysResult {
+    let process = call.process();
+    let before = process.credentials.clone();
+    change(&mut process.credentials, before.uid_effective == 0)?;
+    let seen = |credentials: &Credentials| {
+        [credentials.uid_effective, credentials.uid_file, credentials.gid_effective, credentials.gid_file]
+    };
+    if seen(&before) != seen(&process.credentials) {
+        process.settings.is_dumpable = false;
+        process.settings.parent_death_signal = 0;
+    }
     Ok(0)
 }
 
-fn set_groups_of(call: &mut Call<'_>, wanted: Ids) -> SysResult {
-    let credentials = &mut call.process().credentials;
-    let ids = changed(group_ids(credentials), wanted, credentials.uid_effective == 0)?;
-    [credentials.gid, credentials.gid_effective, credentials.gid_saved] = ids;
-    credentials.gid_file = credentials.gid_effective;
-    Ok(0)
+fn set_users(call: &mut Call<'_>, change: impl FnOnce(Ids, bool) -> Result<Ids, Errno>) -> SysResult {
+    set(call, |credentials, is_root| {
+        let ids = change(user_ids(credentials), is_root)?;
+        [credentials.uid, credentials.uid_effective, credentials.uid_saved] = ids;
+        credentials.uid_file = credentials.uid_effective;
+        Ok(())
+    })
+}
+
+fn set_groups_of(call: &mut Call<'_>, change: impl FnOnce(Ids, bool) -> Result<Ids, Errno>) -> SysResult {
+    set(call, |credentials, is_root| {
+        let ids = change(group_ids(credentials), is_root)?;
+        [credentials.gid, credentials.gid_effective, credentials.gid_saved] = ids;
+        credentials.gid_file = credentials.gid_effective;
+        Ok(())
+    })
 }
 
 fn setuid(call: &mut Call<'_>) -> SysResult {
     let id = call.args[0] as u32;
-    if id == UNCHANGED {
-        return Err(Errno::EINVAL.into());
-    }
-    let is_root = call.process().credentials.uid_effective == 0;
-    set_users(call, if is_root { [id; 3] } else { [UNCHANGED, id, UNCHANGED] })
+    set_users(call, |ids, is_root| with_one(ids, id, is_root))
 }
 
 fn setgid(call: &mut Call<'_>) -> SysResult {
     let id = call.args[0] as u32;
-    if id == UNCHANGED {
-        return Err(Errno::EINVAL.into());
-    }
-    let is_root = call.process().credentials.uid_effective == 0;
-    set_groups_of(call, if is_root { [id; 3] } else { [UNCHANGED, id, UNCHANGED] })
+    set_groups_of(call, |ids, is_root| with_one(ids, id, is_root))
 }
 
 fn setreuid(call: &mut Call<'_>) -> SysResult {
-    let [real, effective] = [call.args[0] as u32, call.args[1] as u32];
-    // The saved id follows the effective one when either is set (`setreuid(2)`).
-    set_users(call, [real, effective, effective])
+    let wanted = [call.args[0] as u32, call.args[1] as u32];
+    set_users(call, |ids, is_root| with_two(ids, wanted, is_root))
 }
 
 fn setregid(call: &mut Call<'_>) -> SysResult {
-    let [real, effective] = [call.args[0] as u32, call.args[1] as u32];
-    set_groups_of(call, [real, effective, effective])
+    let wanted = [call.args[0] as u32, call.args[1] as u32];
+    set_groups_of(call, |ids, is_root| with_two(ids, wanted, is_root))
 }
 
 fn setresuid(call: &mut Call<'_>) -> SysResult {
     let wanted = [call.args[0] as u32, call.args[1] as u32, call.args[2] as u32];
-    set_users(call, wanted)
+    set_users(call, |ids, is_root| with_three(ids, wanted, is_root))
 }
 
 fn setresgid(call: &mut Call<'_>) -> SysResult {
     let wanted = [call.args[0] as u32, call.args[1] as u32, call.args[2] as u32];
-    set_groups_of(call, wanted)
+    set_groups_of(call, |ids, is_root| with_three(ids, wanted, is_root))
 }
 
 fn write_ids(call: &mut Call<'_>, ids: Ids) -> SysResult {
@@ -142,27 +176,31 @@ fn getresgid(call: &mut Call<'_>) -> SysResult {
     write_ids(call, ids)
 }
 
-/// `setfsuid(2)` and `setfsgid(2)` give the id before, whether or not it has changed.
-fn set_file_id(current: &mut u32, allowed: Ids, is_root: bool, wanted: u32) -> SysResult {
-    let before = *current;
-    if wanted != UNCHANGED && (is_root || wanted == before || allowed.contains(&wanted)) {
-        *current = wanted;
-    }
-    Ok(before.into())
+/// What `setfsuid(2)` makes of the id for files: what may not be is left as it is.
+fn file_id(current: u32, allowed: Ids, is_root: bool, wanted: u32) -> u32 {
+    let is_allowed = is_root || wanted == current || allowed.contains(&wanted);
+    if wanted != UNCHANGED && is_allowed { wanted } else { current }
 }
 
+/// `setfsuid(2)` and `setfsgid(2)` give the id before, whether or not it has changed.
 fn setfsuid(call: &mut Call<'_>) -> SysResult {
     let wanted = call.args[0] as u32;
-    let credentials = &mut call.process().credentials;
-    let (ids, is_root) = (user_ids(credentials), credentials.uid_effective == 0);
-    set_file_id(&mut credentials.uid_file, ids, is_root, wanted)
+    let before = call.process().credentials.uid_file;
+    set(call, |credentials, is_root| {
+        credentials.uid_file = file_id(before, user_ids(credentials), is_root, wanted);
+        Ok(())
+    })?;
+    Ok(before.into())
 }
 
 fn setfsgid(call: &mut Call<'_>) -> SysResult {
     let wanted = call.args[0] as u32;
-    let credentials = &mut call.process().credentials;
-    let (ids, is_root) = (group_ids(credentials), credentials.uid_effective == 0);
-    set_file_id(&mut credentials.gid_file, ids, is_root, wanted)
+    let before = call.process().credentials.gid_file;
+    set(call, |credentials, is_root| {
+        credentials.gid_file = file_id(before, group_ids(credentials), is_root, wanted);
+        Ok(())
+    })?;
+    Ok(before.into())
 }
 
 fn getgroups(call: &mut Call<'_>) -> SysResult {
@@ -200,6 +238,9 @@ fn capget(call: &mut Call<'_>) -> SysResult {
         call.write(header_address, &CAPABILITY_VERSION_3)?;
         return if data_address == 0 { Ok(0) } else { Err(Errno::EINVAL.into()) };
     }
+    if pid.cast_signed() < 0 {
+        return Err(Errno::EINVAL.into());
+    }
     if pid != 0 && !call.kernel.threads.contains_key(&pid) {
         return Err(Errno::ESRCH.into());
     }
@@ -212,12 +253,15 @@ fn capget(call: &mut Call<'_>) -> SysResult {
 
 fn capset(call: &mut Call<'_>) -> SysResult {
     let [header_address, data_address, ..] = call.args;
-    let [version, _]: [u32; 2] = call.read(header_address)?;
+    let [version, tid]: [u32; 2] = call.read(header_address)?;
     if !CAPABILITY_VERSIONS.contains(&version) {
         call.write(header_address, &CAPABILITY_VERSION_3)?;
         return Err(Errno::EINVAL.into());
     }
     let words = if version == CAPABILITY_VERSIONS[0] { 3 } else { 6 };
+    if tid != 0 && tid != call.tid {
+        return Err(Errno::EPERM.into());
+    }
     let data = call.read_bytes(data_address, words * size_of::<u32>())?;
     if data.iter().any(|byte| *byte != 0) { Err(Errno::EPERM.into()) } else { Ok(0) }
 }

@@ -25,7 +25,9 @@ pub const CALLS: &[SystemCall] = &[
     entry(12, "brk", brk),
     entry(25, "mremap", mremap),
     entry(26, "msync", msync),
-    entry(27, "mincore", mincore),
+    entry(27, "mincore", mincore).supports(
+        "pages that have content are there; more than 4 GiB of addresses are EAGAIN",
+    ),
 ];
 
 const PROT_KNOWN: u64 = 0x0f; // with PROT_SEM
@@ -94,7 +96,10 @@ fn mmap(call: &mut Call<'_>) -> SysResult {
     let protection = protection(prot);
     check_room(call, length, protection, flags)?;
     let is_locked = flags & MAP_LOCKED != 0 || memory(call).0.locks_future();
-    if is_locked && locked_room(call) < length {
+    if flags & MAP_LOCKED != 0 {
+        locked_limit(call)?;
+    }
+    if is_locked && locked_room(call).unwrap_or(0) < length {
         return Err(Errno::EAGAIN.into());
     }
     let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
@@ -145,14 +150,22 @@ fn anonymous_source(call: &mut Call<'_>, is_shared: bool, length: u64) -> Result
     Ok(Source::File { mapping: Mapping::of_tmp(inode, b"/dev/zero (deleted)".as_slice().into()), offset: 0 })
 }
 
-/// How many more bytes the process may lock. Root may lock all there is.
-pub(super) fn locked_room(call: &mut Call<'_>) -> u64 {
+/// How many bytes the process may lock. Root may lock all there is; who may lock nothing is told so.
+pub(super) fn locked_limit(call: &mut Call<'_>) -> Result<u64, Errno> {
     let process = call.process();
     if process.credentials.uid_effective == 0 {
-        return u64::MAX;
+        return Ok(u64::MAX);
     }
-    let limit = process.limits.get(Resource::LockedMemory).soft;
-    limit.saturating_sub(memory(call).0.locked_bytes(0, u64::MAX))
+    match process.limits.get(Resource::LockedMemory).soft {
+        0 => Err(Errno::EPERM),
+        limit => Ok(limit),
+    }
+}
+
+/// How many more bytes the process may lock.
+pub(super) fn locked_room(call: &mut Call<'_>) -> Result<u64, Errno> {
+    let limit = locked_limit(call)?;
+    Ok(limit.saturating_sub(memory(call).0.locked_bytes(0, u64::MAX)))
 }
 
 /// Refuses what cannot be meant: more private memory at once than there is (as `vm.overcommit_memory` 0 does), and more
@@ -246,7 +259,7 @@ fn mremap(call: &mut Call<'_>) -> SysResult {
     let growth = if has(DONT_UNMAP) { new_length } else { new_length.saturating_sub(old_length) };
     check_room(call, growth, Protection::WRITE, MAP_PRIVATE)?;
     let old_end = old.saturating_add(old_length);
-    if growth > 0 && memory(call).0.locked_bytes(old, old_end) > 0 && locked_room(call) < growth {
+    if growth > 0 && memory(call).0.locked_bytes(old, old_end) > 0 && locked_room(call).unwrap_or(0) < growth {
         return Err(Errno::EAGAIN.into());
     }
     let request = RemapRequest {

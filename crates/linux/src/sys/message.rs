@@ -20,13 +20,24 @@ use crate::table::SystemCall;
 
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(44, "sendto", sendto),
-    entry(45, "recvfrom", recvfrom),
+    entry(44, "sendto", sendto).supports(
+        "MSG_DONTWAIT, MSG_NOSIGNAL, MSG_OOB (TCP within the guest); MSG_MORE, MSG_EOR, MSG_DONTROUTE and \
+         MSG_CONFIRM have no effect; MSG_FASTOPEN, MSG_ZEROCOPY and others are EINVAL; at most 2 MiB a call",
+    ),
+    entry(45, "recvfrom", recvfrom).supports(
+        "MSG_DONTWAIT, MSG_PEEK, MSG_WAITALL, MSG_OOB (TCP within the guest), MSG_TRUNC (of streams without an \
+         effect); MSG_ERRQUEUE is EAGAIN, others are EINVAL; at most 2 MiB a call",
+    ),
     entry(46, "sendmsg", sendmsg)
-        .supports("SCM_RIGHTS and SCM_CREDENTIALS of Unix sockets, MSG_OOB of TCP within the guest; other ancillary data is EINVAL"),
-    entry(47, "recvmsg", recvmsg).supports("MSG_OOB of TCP within the guest; MSG_ERRQUEUE is EAGAIN"),
-    entry(299, "recvmmsg", recvmmsg),
-    entry(307, "sendmmsg", sendmmsg),
+        .supports("flags as `sendto`; SCM_RIGHTS and SCM_CREDENTIALS of Unix sockets; other ancillary data is EINVAL"),
+    entry(47, "recvmsg", recvmsg).supports(
+        "flags as `recvfrom`, MSG_CMSG_CLOEXEC; SCM_RIGHTS and SCM_CREDENTIALS; no other ancillary data comes",
+    ),
+    entry(299, "recvmmsg", recvmmsg).supports(
+        "as `recvmsg`, MSG_WAITFORONE; at most 1024 messages a call; the time-out bounds the wait for the first \
+         message too",
+    ),
+    entry(307, "sendmmsg", sendmmsg).supports("as `sendmsg`; at most 1024 messages a call"),
 ];
 
 /// Most messages of `sendmmsg(2)` and `recvmmsg(2)`.
@@ -240,12 +251,11 @@ fn message_count(call: &Call<'_>) -> usize {
 fn sendmmsg(call: &mut Call<'_>) -> SysResult {
     let file = call.file(0)?;
     let flags = call.int(3);
-    for index in 0..message_count(call) {
+    for index in call.progress()..message_count(call) {
         let at = message_at(call, index)?;
-        // Only the first message may wait: the call would begin from the start again.
-        let flags = if index > 0 { flags | libc::MSG_DONTWAIT } else { flags };
         match send_message(call, &file, at, flags) {
             Ok(sent) => call.write(at + MULTIPLE_BYTES - 8, &(sent as u32))?,
+            Err(Stop::Block(wait)) => return Err(call.block_with_progress(wait, index)),
             Err(stop) if index == 0 => return Err(stop),
             Err(_) => return Ok(index as u64),
         }
@@ -401,11 +411,13 @@ fn recvmmsg(call: &mut Call<'_>) -> SysResult {
     let file = call.file(0)?;
     let flags = call.int(3);
     let timeout_ns = timeout_spec(call, call.args[4])?;
-    for index in 0..message_count(call) {
+    for index in call.progress()..message_count(call) {
         let at = message_at(call, index)?;
-        let flags = if index > 0 { flags | libc::MSG_DONTWAIT } else { flags };
+        let has_enough = index > 0 && flags & libc::MSG_WAITFORONE != 0;
+        let flags = if has_enough { flags | libc::MSG_DONTWAIT } else { flags };
         match receive_message(call, &file, at, flags, timeout_ns) {
             Ok(received) => call.write(at + MULTIPLE_BYTES - 8, &(received as u32))?,
+            Err(Stop::Block(wait)) => return Err(call.block_with_progress(wait, index)),
             Err(stop) if index == 0 => return Err(stop),
             Err(_) => return Ok(index as u64),
         }

@@ -24,6 +24,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
+pub mod prctl;
 pub mod process;
 pub mod read_write;
 pub mod schedule;

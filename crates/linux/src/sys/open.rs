@@ -12,14 +12,17 @@ use crate::outcome::{Stop, SysResult, Wait};
 use crate::sys::entry;
 use crate::table::SystemCall;
 
+const OPENING: &str = "all flags; O_DIRECT, O_SYNC, O_DSYNC, O_NOATIME and O_LARGEFILE have no effect, O_ASYNC is dropped, access \
+     mode 3 is EINVAL; O_TMPFILE in memory only (EOPNOTSUPP)";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(2, "open", open),
-    entry(85, "creat", creat),
-    entry(257, "openat", openat),
+    entry(2, "open", open).supports(OPENING),
+    entry(85, "creat", creat).supports("as `open`"),
+    entry(257, "openat", openat).supports(OPENING),
     entry(319, "memfd_create", memfd_create).supports("CLOEXEC, ALLOW_SEALING, NOEXEC_SEAL, EXEC; HUGETLB is EINVAL"),
     entry(437, "openat2", openat2)
-        .supports("all RESOLVE flags; RESOLVE_CACHED never has to give EAGAIN but for creation"),
+        .supports("as `open`, all RESOLVE flags; RESOLVE_CACHED never has to give EAGAIN but for creation"),
 ];
 
 /// Longest name of a memfd.

@@ -13,10 +13,12 @@ use crate::sys::entry;
 use crate::sys::vector::{BYTES_MAX, Vector};
 use crate::table::SystemCall;
 
+const PIECES: &str = "at most 2 MiB a call";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(310, "process_vm_readv", process_vm_readv),
-    entry(311, "process_vm_writev", process_vm_writev),
+    entry(310, "process_vm_readv", process_vm_readv).supports(PIECES),
+    entry(311, "process_vm_writev", process_vm_writev).supports(PIECES),
     entry(312, "kcmp", kcmp).supports("`KCMP_EPOLL_TFD` gives `EOPNOTSUPP`"),
 ];
 

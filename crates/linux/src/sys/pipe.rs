@@ -14,7 +14,7 @@ pub const CALLS: &[SystemCall] = &[
     entry(22, "pipe", pipe),
     entry(284, "eventfd", eventfd),
     entry(290, "eventfd2", eventfd2),
-    entry(293, "pipe2", pipe2),
+    entry(293, "pipe2", pipe2).supports("O_CLOEXEC, O_NONBLOCK; O_DIRECT and others are EINVAL"),
 ];
 
 fn make_pipe(call: &mut Call<'_>, flags: i32) -> SysResult {

@@ -14,12 +14,15 @@ use crate::signal::SignalSet;
 use crate::sys::entry;
 use crate::table::SystemCall;
 
+const POLLING: &str =
+    "POLLRDBAND, POLLWRBAND, POLLMSG and POLLREMOVE are never told; more than 4096 descriptors are EINVAL";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(7, "poll", poll),
+    entry(7, "poll", poll).supports(POLLING),
     entry(23, "select", select),
     entry(270, "pselect6", pselect6),
-    entry(271, "ppoll", ppoll),
+    entry(271, "ppoll", ppoll).supports(POLLING),
 ];
 
 /// Bytes of a signal set.
@@ -76,6 +79,19 @@ fn block(call: &Call<'_>, keys: BTreeSet<WaitKey>, timeout_ns: Option<u64>) -> S
     Err(Stop::Block(Wait { keys: keys.into_iter().collect(), deadline_ns }))
 }
 
+/// Tells the program what is left of its time, as Linux does at the end of these calls. Where that cannot be written, nothing
+/// happens.
+fn tell_left(call: &mut Call<'_>, result: SysResult, timeout_ns: Option<u64>, address: u64, unit_ns: u64) -> SysResult {
+    let is_over = !matches!(result, Err(Stop::Block(_)));
+    if let (true, Some(1..), Some(deadline_ns)) = (is_over, timeout_ns, call.deadline(timeout_ns)) {
+        let left_ns = deadline_ns.saturating_sub(call.kernel.clock.monotonic_ns());
+        if let Err(errno) = call.write(address, &[left_ns / SECOND_NS, left_ns % SECOND_NS / unit_ns]) {
+            tracing::debug!(errno = errno.name(), "time left not told");
+        }
+    }
+    result
+}
+
 fn poll_files(call: &mut Call<'_>, timeout_ns: Option<u64>) -> SysResult {
     let count = usize::try_from(call.args[1]).ok().filter(|count| *count <= DESCRIPTORS_MAX).ok_or(Errno::EINVAL)?;
     let mut entries = call.read_bytes(call.args[0], count * size_of::<PollFd>())?;
@@ -112,7 +128,8 @@ fn poll(call: &mut Call<'_>) -> SysResult {
 fn ppoll(call: &mut Call<'_>) -> SysResult {
     replace_mask(call, call.args[3], call.args[4])?;
     let timeout_ns = timeout_spec(call, call.args[2])?;
-    poll_files(call, timeout_ns)
+    let result = poll_files(call, timeout_ns);
+    tell_left(call, result, timeout_ns, call.args[2], 1)
 }
 
 /// The three sets of `select(2)`; a set that is not given is empty.
@@ -163,7 +180,8 @@ fn select(call: &mut Call<'_>) -> SysResult {
             Some(seconds.saturating_mul(SECOND_NS).saturating_add(microseconds.saturating_mul(1000)))
         }
     };
-    select_files(call, timeout_ns)
+    let result = select_files(call, timeout_ns);
+    tell_left(call, result, timeout_ns, call.args[4], 1000)
 }
 
 fn pselect6(call: &mut Call<'_>) -> SysResult {
@@ -172,5 +190,6 @@ fn pselect6(call: &mut Call<'_>) -> SysResult {
         replace_mask(call, address, size)?;
     }
     let timeout_ns = timeout_spec(call, call.args[4])?;
-    select_files(call, timeout_ns)
+    let result = select_files(call, timeout_ns);
+    tell_left(call, result, timeout_ns, call.args[4], 1)
 }

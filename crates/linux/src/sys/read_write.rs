@@ -24,21 +24,28 @@ const HOST_STEP_BYTES: usize = 1024 * 1024;
 /// Bits of `preadv2(2)` that change nothing here, or that Linux lets file systems ignore.
 const FLAGS_IGNORED: i32 = libc::RWF_HIPRI | libc::RWF_DSYNC | libc::RWF_SYNC;
 
+const READING: &str =
+    "at most 64 MiB a call of regular files and devices, 2 MiB of others; times of access in memory do not change";
+const WRITING: &str = "at most 64 MiB a call of regular files and devices, 2 MiB of others";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(0, "read", read),
-    entry(1, "write", write),
-    entry(8, "lseek", lseek),
-    entry(17, "pread64", pread64),
-    entry(18, "pwrite64", pwrite64),
-    entry(19, "readv", readv),
-    entry(20, "writev", writev),
-    entry(295, "preadv", preadv),
-    entry(296, "pwritev", pwritev),
-    entry(327, "preadv2", preadv2)
-        .supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
-    entry(328, "pwritev2", pwritev2)
-        .supports("RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP"),
+    entry(0, "read", read).supports(READING),
+    entry(1, "write", write).supports(WRITING),
+    entry(8, "lseek", lseek)
+        .supports("all of it; files of the host have no holes; offsets in memory end at 1 TiB (EINVAL)"),
+    entry(17, "pread64", pread64).supports(READING),
+    entry(18, "pwrite64", pwrite64).supports(WRITING),
+    entry(19, "readv", readv).supports(READING),
+    entry(20, "writev", writev).supports(WRITING),
+    entry(295, "preadv", preadv).supports(READING),
+    entry(296, "pwritev", pwritev).supports(WRITING),
+    entry(327, "preadv2", preadv2).supports(
+        "as `preadv`; RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP",
+    ),
+    entry(328, "pwritev2", pwritev2).supports(
+        "as `pwritev`; RWF_HIPRI, RWF_DSYNC, RWF_SYNC (no effect), RWF_NOWAIT, RWF_APPEND; others are EOPNOTSUPP",
+    ),
 ];
 
 fn limit(file: &OpenFile) -> usize {

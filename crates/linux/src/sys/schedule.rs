@@ -1,4 +1,7 @@
-//! Scheduling: affinity, policies and priorities. There is one policy; what would change it is refused or remembered.
+//! Scheduling: affinity, policies and priorities. There is one policy; others are remembered or refused.
+
+use calypte_platform::PAGE_SIZE;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::call::Call;
 use crate::errno::Errno;
@@ -13,27 +16,34 @@ use crate::waits::Tid;
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
     entry(24, "sched_yield", sched_yield),
-    entry(140, "getpriority", getpriority),
-    entry(141, "setpriority", setpriority),
-    entry(142, "sched_setparam", sched_setparam),
+    entry(140, "getpriority", getpriority).supports("as `setpriority` has left it"),
+    entry(141, "setpriority", setpriority)
+        .supports("of whole processes, remembered without an effect; nobody, not even root, makes it less (EACCES)"),
+    entry(142, "sched_setparam", sched_setparam).supports("priority 0, which every policy offered has"),
     entry(143, "sched_getparam", sched_getparam),
-    entry(144, "sched_setscheduler", sched_setscheduler),
-    entry(145, "sched_getscheduler", sched_getscheduler),
+    entry(144, "sched_setscheduler", sched_setscheduler).supports(POLICIES),
+    entry(145, "sched_getscheduler", sched_getscheduler).supports(POLICIES),
     entry(146, "sched_get_priority_max", sched_get_priority_max),
     entry(147, "sched_get_priority_min", sched_get_priority_min),
-    entry(148, "sched_rr_get_interval", sched_rr_get_interval),
+    entry(148, "sched_rr_get_interval", sched_rr_get_interval).supports("the time slice that every thread has"),
     entry(203, "sched_setaffinity", sched_setaffinity)
         .supports("remembered, inherited and told; where threads run does not follow it"),
     entry(204, "sched_getaffinity", sched_getaffinity),
     entry(309, "getcpu", getcpu),
+    entry(314, "sched_setattr", sched_setattr).supports(POLICIES),
+    entry(315, "sched_getattr", sched_getattr).supports(POLICIES),
 ];
+
+const POLICIES: &str = "SCHED_OTHER, SCHED_BATCH, SCHED_IDLE with SCHED_RESET_ON_FORK, remembered without an effect; \
+                        SCHED_FIFO, SCHED_RR and SCHED_DEADLINE are EPERM, also for root";
 
 const POLICY_OTHER: i32 = 0;
 const POLICY_FIFO: i32 = 1;
 const POLICY_ROUND_ROBIN: i32 = 2;
 const POLICY_BATCH: i32 = 3;
 const POLICY_IDLE: i32 = 5;
-const POLICY_RESET_ON_FORK: i32 = 0x4000_0000;
+/// `SCHED_RESET_ON_FORK`, a flag of the policy.
+pub(super) const POLICY_RESET_ON_FORK: i32 = 0x4000_0000;
 /// Bytes of a processor mask that are looked at.
 const MASK_BYTES_MAX: usize = 128;
 /// Nice values.
@@ -80,41 +90,176 @@ fn getpriority(call: &mut Call<'_>) -> SysResult {
 
 fn setpriority(call: &mut Call<'_>) -> SysResult {
     let nice = call.int(2).clamp(*NICE.start(), *NICE.end());
+    let mut result = Ok(0);
     for pid in prioritised(call)? {
+        let is_own = may_change(call, pid);
         let settings = &mut call.kernel.process_mut(pid).settings;
-        if nice < settings.nice {
-            return Err(Errno::EACCES.into());
+        match nice {
+            _ if !is_own => result = Err(Errno::EPERM.into()),
+            nice if nice < settings.nice => result = Err(Errno::EACCES.into()),
+            nice => settings.nice = nice,
         }
-        settings.nice = nice;
     }
-    Ok(0)
+    result
+}
+
+/// Whether the caller may change how a process is scheduled.
+fn may_change(call: &mut Call<'_>, pid: Pid) -> bool {
+    let caller = call.process().credentials.uid_effective;
+    let owner = &call.kernel.process_mut(pid).credentials;
+    caller == 0 || [owner.uid, owner.uid_effective].contains(&caller)
+}
+
+/// Gives a thread a policy. Real-time ones would need `RLIMIT_RTPRIO`, which is zero, and deadlines a privilege.
+fn set_policy(call: &mut Call<'_>, tid: Tid, policy: i32, priority: i32) -> Result<(), Errno> {
+    let kind = |policy: i32| policy & !POLICY_RESET_ON_FORK;
+    match (kind(policy), priority) {
+        (POLICY_OTHER | POLICY_BATCH | POLICY_IDLE, 0) => {}
+        (POLICY_FIFO | POLICY_ROUND_ROBIN, 1..=99) => return Err(Errno::EPERM),
+        _ => return Err(Errno::EINVAL),
+    }
+    let thread = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?;
+    let (pid, old) = (thread.pid, thread.policy);
+    let is_looser =
+        old & !policy & POLICY_RESET_ON_FORK != 0 || kind(old) == POLICY_IDLE && kind(policy) != POLICY_IDLE;
+    if !may_change(call, pid) || is_looser && call.process().credentials.uid_effective != 0 {
+        return Err(Errno::EPERM);
+    }
+    call.kernel.threads.get_mut(&tid).ok_or(Errno::ESRCH)?.policy = policy;
+    Ok(())
+}
+
+/// The thread that an argument names, 0 for the caller.
+fn scheduled(call: &Call<'_>, index: usize) -> Result<Tid, Errno> {
+    check_thread(call, index)?;
+    Ok(if call.int(index) == 0 { call.tid } else { call.int(index).cast_unsigned() })
 }
 
 fn sched_setscheduler(call: &mut Call<'_>) -> SysResult {
-    check_thread(call, 0)?;
-    let policy = call.int(1) & !POLICY_RESET_ON_FORK;
-    let priority: i32 = call.read(call.args[2])?;
-    match (policy, priority) {
-        (POLICY_OTHER | POLICY_BATCH | POLICY_IDLE, 0) => Ok(0),
-        (POLICY_FIFO | POLICY_ROUND_ROBIN, 1..=99) => Err(Errno::EPERM.into()),
-        _ => Err(Errno::EINVAL.into()),
+    if call.int(1) < 0 || call.args[2] == 0 {
+        return Err(Errno::EINVAL.into());
     }
+    let tid = scheduled(call, 0)?;
+    let priority: i32 = call.read(call.args[2])?;
+    set_policy(call, tid, call.int(1), priority)?;
+    Ok(0)
 }
 
 fn sched_setparam(call: &mut Call<'_>) -> SysResult {
+    if call.args[1] == 0 {
+        return Err(Errno::EINVAL.into());
+    }
     check_thread(call, 0)?;
     let priority: i32 = call.read(call.args[1])?;
     if priority == 0 { Ok(0) } else { Err(Errno::EINVAL.into()) }
 }
 
 fn sched_getparam(call: &mut Call<'_>) -> SysResult {
+    if call.args[1] == 0 {
+        return Err(Errno::EINVAL.into());
+    }
     check_thread(call, 0)?;
     call.write(call.args[1], &0_i32)?;
     Ok(0)
 }
 
 fn sched_getscheduler(call: &mut Call<'_>) -> SysResult {
-    check_thread(call, 0)?;
+    let tid = scheduled(call, 0)?;
+    Ok(call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?.policy.cast_unsigned().into())
+}
+
+/// `struct sched_attr`, its first version (`linux/sched/types.h`).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
+const ATTRIBUTES_BYTES: usize = size_of::<Attributes>();
+const _: () = assert!(ATTRIBUTES_BYTES == 48);
+const ATTRIBUTE_RESET_ON_FORK: u64 = 1;
+const ATTRIBUTE_KEEP_POLICY: u64 = 8;
+const ATTRIBUTE_KEEP_PARAMETERS: u64 = 0x10;
+const POLICY_DEADLINE: i32 = 6;
+
+/// Reads attributes of any size: what is beyond those that are known must be zero, or the caller learns how many are.
+fn read_attributes(call: &mut Call<'_>, address: u64) -> Result<Attributes, Errno> {
+    let size = match call.read::<u32>(address)? as usize {
+        0 => ATTRIBUTES_BYTES,
+        size => size,
+    };
+    if (ATTRIBUTES_BYTES..=PAGE_SIZE).contains(&size) {
+        let bytes = call.read_bytes(address, size)?;
+        let (attributes, rest) = Attributes::read_from_prefix(&bytes).map_err(|_| Errno::EFAULT)?;
+        if rest.iter().all(|byte| *byte == 0) {
+            return Ok(attributes);
+        }
+    }
+    call.write(address, &(ATTRIBUTES_BYTES as u32))?;
+    Err(Errno::E2BIG)
+}
+
+fn sched_setattr(call: &mut Call<'_>) -> SysResult {
+    let [_, address, flags, ..] = call.args;
+    if address == 0 || call.int(0) < 0 || flags as u32 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let wanted = read_attributes(call, address)?;
+    let tid = scheduled(call, 0)?;
+    let thread = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?;
+    let (pid, old) = (thread.pid, thread.policy);
+    if wanted.flags & !(ATTRIBUTE_RESET_ON_FORK | ATTRIBUTE_KEEP_POLICY | ATTRIBUTE_KEEP_PARAMETERS) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let policy = match wanted.policy as i32 {
+        _ if wanted.flags & ATTRIBUTE_KEEP_POLICY != 0 => old & !POLICY_RESET_ON_FORK,
+        POLICY_DEADLINE => return Err(Errno::EPERM.into()),
+        policy if policy & POLICY_RESET_ON_FORK != 0 => return Err(Errno::EINVAL.into()),
+        policy => policy,
+    };
+    let reset = if wanted.flags & ATTRIBUTE_RESET_ON_FORK != 0 { POLICY_RESET_ON_FORK } else { 0 };
+    let nice = match wanted.flags & ATTRIBUTE_KEEP_PARAMETERS {
+        0 => wanted.nice.clamp(*NICE.start(), *NICE.end()),
+        _ => call.kernel.process_mut(pid).settings.nice,
+    };
+    let is_fair = matches!(policy, POLICY_OTHER | POLICY_BATCH);
+    if is_fair && wanted.priority == 0 && nice < call.kernel.process_mut(pid).settings.nice {
+        return Err(Errno::EPERM.into());
+    }
+    set_policy(call, tid, policy | reset, i32::try_from(wanted.priority).map_err(|_| Errno::EINVAL)?)?;
+    if is_fair {
+        call.kernel.process_mut(pid).settings.nice = nice;
+    }
+    Ok(0)
+}
+
+fn sched_getattr(call: &mut Call<'_>) -> SysResult {
+    let [_, address, size, flags, ..] = call.args;
+    let size = size as u32 as usize;
+    let is_size = (ATTRIBUTES_BYTES..=PAGE_SIZE).contains(&size);
+    if address == 0 || call.int(0) < 0 || !is_size || flags as u32 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let tid = scheduled(call, 0)?;
+    let thread = call.kernel.threads.get(&tid).ok_or(Errno::ESRCH)?;
+    let told = Attributes {
+        size: ATTRIBUTES_BYTES as u32,
+        policy: (thread.policy & !POLICY_RESET_ON_FORK).cast_unsigned(),
+        flags: if thread.policy & POLICY_RESET_ON_FORK != 0 { ATTRIBUTE_RESET_ON_FORK } else { 0 },
+        nice: call.kernel.processes[&thread.pid].settings.nice,
+        priority: 0,
+        runtime_ns: 0,
+        deadline_ns: 0,
+        period_ns: 0,
+    };
+    call.write(address, &told)?;
     Ok(0)
 }
 

@@ -6,7 +6,7 @@ use crate::call::Call;
 use crate::errno::Errno;
 use crate::outcome::{Stop, SysResult, Wait};
 use crate::process::Pid;
-use crate::signal::{Action, AlternateStack, Info, Signal, SignalSet};
+use crate::signal::{Action, AlternateStack, FLAGS_KNOWN, Info, Signal, SignalSet};
 use crate::signal_frame::{self, SignalInfo};
 use crate::sys::{entry, time};
 use crate::table::SystemCall;
@@ -53,7 +53,7 @@ fn rt_sigaction(call: &mut Call<'_>) -> SysResult {
     let process = call.process();
     let old = process.action(signal);
     if let Some(new) = new {
-        process.set_action(signal, Action { mask: new.mask.as_mask(), ..new });
+        process.set_action(signal, Action { mask: new.mask.as_mask(), flags: new.flags & FLAGS_KNOWN, ..new });
         if process.is_ignored(signal) {
             process.pending.forget(signal);
             for tid in call.kernel.threads_of(call.pid) {

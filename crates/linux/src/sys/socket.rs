@@ -12,7 +12,7 @@ use crate::fs::change::{self, Made};
 use crate::fs::tmp::Content;
 use crate::net::address::{ADDRESS_BYTES_MAX, Address, Family, UnixName, canonical, is_local};
 use crate::net::egress::Opening;
-use crate::net::options::{RECEIVE_TIMEOUTS, SEND_TIMEOUTS};
+use crate::net::options::{self, RECEIVE_TIMEOUTS, SEND_TIMEOUTS};
 use crate::net::{Kind, Maker, Peer, Shutdown, Socket, own_address};
 use crate::outcome::{Stop, SysResult, Wait, WaitKey};
 use crate::sys::entry;
@@ -26,12 +26,16 @@ pub const CALLS: &[SystemCall] = &[
     entry(43, "accept", accept),
     entry(48, "shutdown", shutdown),
     entry(49, "bind", bind).supports("loopback and unspecified addresses, paths, abstract names; other addresses are EADDRNOTAVAIL"),
-    entry(50, "listen", listen),
+    entry(50, "listen", listen).supports(
+        "a backlog of at most 4096",
+    ),
     entry(51, "getsockname", getsockname),
     entry(52, "getpeername", getpeername),
-    entry(53, "socketpair", socketpair),
-    entry(54, "setsockopt", setsockopt).supports("options of the tables in net/options.rs; multicast membership and others are ENOPROTOOPT"),
-    entry(55, "getsockopt", getsockopt),
+    entry(53, "socketpair", socketpair).supports(
+        "AF_UNIX; others are EOPNOTSUPP",
+    ),
+    entry(54, "setsockopt", setsockopt).supports(options::SET),
+    entry(55, "getsockopt", getsockopt).supports(options::TOLD),
     entry(288, "accept4", accept4),
 ];
 

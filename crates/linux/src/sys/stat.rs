@@ -11,17 +11,20 @@ use crate::outcome::SysResult;
 use crate::sys::entry;
 use crate::table::SystemCall;
 
+const FILE_SYSTEMS: &str = "file systems of the host have nothing free; no file system has an id";
+
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
     entry(4, "stat", stat),
     entry(5, "fstat", fstat),
     entry(6, "lstat", lstat),
     entry(21, "access", access),
-    entry(137, "statfs", statfs),
-    entry(138, "fstatfs", fstatfs),
+    entry(137, "statfs", statfs).supports(FILE_SYSTEMS),
+    entry(138, "fstatfs", fstatfs).supports(FILE_SYSTEMS),
     entry(262, "newfstatat", newfstatat),
     entry(269, "faccessat", faccessat),
-    entry(332, "statx", statx),
+    entry(332, "statx", statx)
+        .supports("STATX_BASIC_STATS, whatever is asked for; no time of birth, attributes or mount id"),
     entry(439, "faccessat2", faccessat2),
 ];
 
@@ -208,7 +211,9 @@ fn newfstatat(call: &mut Call<'_>) -> SysResult {
 fn statx(call: &mut Call<'_>) -> SysResult {
     let flags = call.int(2);
     let known = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_SYNC_TYPE;
-    if flags & !known != 0 || call.args[3] as u32 & libc::STATX__RESERVED.cast_unsigned() != 0 {
+    let is_contradictory = flags & libc::AT_STATX_SYNC_TYPE == libc::AT_STATX_SYNC_TYPE;
+    let is_reserved = call.args[3] as u32 & libc::STATX__RESERVED.cast_unsigned() != 0;
+    if flags & !known != 0 || is_contradictory || is_reserved {
         return Err(Errno::EINVAL.into());
     }
     let path = call.read_path(call.args[1])?;

@@ -1,4 +1,4 @@
-//! The system and what a process may use of it: `uname`, `sysinfo`, `prctl`, limits, usage, randomness.
+//! The system and what a process may use of it: `uname`, `sysinfo`, limits, usage, randomness.
 
 use calypte_platform::PAGE_SIZE;
 use zerocopy::{Immutable, IntoBytes};
@@ -15,27 +15,24 @@ use crate::random;
 use crate::sys::entry;
 use crate::sys::time::Timeval;
 use crate::table::SystemCall;
-use crate::thread::NAME_BYTES;
 use crate::version::{KERNEL_RELEASE, KERNEL_VERSION};
+
+const LIMITS: &str = "AS, CPU, DATA, FSIZE, MEMLOCK, NOFILE (at most 4096), NPROC and STACK (at `execve`, at most 8 MiB) hold; the \
+     others are only remembered; nobody, not even root, raises a hard limit (EPERM)";
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
     entry(63, "uname", uname),
-    entry(97, "getrlimit", getrlimit),
-    entry(98, "getrusage", getrusage),
-    entry(99, "sysinfo", sysinfo),
-    entry(100, "times", times),
-    entry(103, "syslog", refused),
-    entry(135, "personality", personality),
-    entry(157, "prctl", prctl),
-    entry(160, "setrlimit", setrlimit),
-    entry(161, "chroot", refused),
-    entry(169, "reboot", refused),
-    entry(170, "sethostname", refused),
-    entry(171, "setdomainname", refused),
-    entry(302, "prlimit64", prlimit64),
-    entry(317, "seccomp", seccomp),
-    entry(318, "getrandom", getrandom),
+    entry(97, "getrlimit", getrlimit).supports(LIMITS),
+    entry(98, "getrusage", getrusage)
+        .supports("user time and the greatest memory, which is the guest's; system time and other fields are zero"),
+    entry(99, "sysinfo", sysinfo)
+        .supports("uptime, memory, number of threads; loads, buffers, shared memory and swap are zero"),
+    entry(100, "times", times).supports("user times; system times are zero"),
+    entry(135, "personality", personality).supports("remembered, inherited and told, without an effect"),
+    entry(160, "setrlimit", setrlimit).supports(LIMITS),
+    entry(302, "prlimit64", prlimit64).supports(LIMITS),
+    entry(318, "getrandom", getrandom).supports("one source for all flags; at most 1 MiB a call"),
 ];
 
 /// Most random bytes given by one call.
@@ -89,11 +86,6 @@ fn sysinfo(call: &mut Call<'_>) -> SysResult {
     Ok(0)
 }
 
-/// What only a real root may do.
-fn refused(_call: &mut Call<'_>) -> SysResult {
-    Err(Errno::EPERM.into())
-}
-
 fn personality(call: &mut Call<'_>) -> SysResult {
     const QUERY: u32 = u32::MAX;
     let wanted = call.args[0] as u32;
@@ -103,91 +95,6 @@ fn personality(call: &mut Call<'_>) -> SysResult {
         settings.personality = wanted;
     }
     Ok(u64::from(old))
-}
-
-fn prctl(call: &mut Call<'_>) -> SysResult {
-    const SET_PARENT_DEATH_SIGNAL: i32 = 1;
-    const GET_PARENT_DEATH_SIGNAL: i32 = 2;
-    const GET_DUMPABLE: i32 = 3;
-    const SET_DUMPABLE: i32 = 4;
-    const GET_KEEP_CAPABILITIES: i32 = 7;
-    const SET_KEEP_CAPABILITIES: i32 = 8;
-    const SET_NAME: i32 = 15;
-    const GET_NAME: i32 = 16;
-    const GET_SECCOMP: i32 = 21;
-    const CAPABILITY_BOUND_READ: i32 = 23;
-    const GET_SECURE_BITS: i32 = 27;
-    const AMBIENT_CAPABILITIES: i32 = 47;
-    const AMBIENT_IS_SET: u64 = 1;
-    const AMBIENT_RAISE: u64 = 2;
-    const AMBIENT_LOWER: u64 = 3;
-    const AMBIENT_CLEAR_ALL: u64 = 4;
-    const SET_TIMER_SLACK: i32 = 29;
-    const GET_TIMER_SLACK: i32 = 30;
-    const SET_SUBREAPER: i32 = 36;
-    const GET_SUBREAPER: i32 = 37;
-    const SET_NO_NEW_PRIVILEGES: i32 = 38;
-    const GET_NO_NEW_PRIVILEGES: i32 = 39;
-    const GET_TID_ADDRESS: i32 = 40;
-    const SET_HUGE_PAGES_DISABLED: i32 = 41;
-    const GET_HUGE_PAGES_DISABLED: i32 = 42;
-    /// `PR_SET_PTRACER`: whom a debugger may be; there is none.
-    const SET_TRACER: i32 = 0x5961_6d61;
-    const TIMER_SLACK_NS: u64 = 50_000;
-    let [_, value, ..] = call.args;
-    match call.int(0) {
-        SET_NAME => {
-            let name = call.kernel.read_user_string(call.pid, value, NAME_BYTES)?;
-            let name = match name {
-                Some(name) => name,
-                None => call.read_bytes(value, NAME_BYTES - 1)?,
-            };
-            call.thread().set_name(&name);
-        }
-        GET_NAME => {
-            let name = call.thread().name;
-            call.write_bytes(value, &name)?;
-        }
-        SET_PARENT_DEATH_SIGNAL if value <= 64 => call.process().settings.parent_death_signal = value as i32,
-        GET_PARENT_DEATH_SIGNAL => {
-            let signal = call.process().settings.parent_death_signal;
-            call.write(value, &signal)?;
-        }
-        GET_DUMPABLE => return Ok(u64::from(call.process().settings.is_dumpable)),
-        SET_DUMPABLE if value <= 1 => call.process().settings.is_dumpable = value == 1,
-        GET_KEEP_CAPABILITIES => return Ok(u64::from(call.process().settings.keeps_capabilities)),
-        SET_KEEP_CAPABILITIES if value <= 1 => call.process().settings.keeps_capabilities = value == 1,
-        GET_SECCOMP => return Ok(0),
-        CAPABILITY_BOUND_READ if value <= 40 => return Ok(0),
-        SET_TIMER_SLACK => {
-            call.process().settings.timer_slack_ns = if value == 0 { TIMER_SLACK_NS } else { value };
-        }
-        GET_TIMER_SLACK => return Ok(call.process().settings.timer_slack_ns),
-        SET_SUBREAPER => call.process().settings.is_subreaper = value != 0,
-        GET_SUBREAPER => {
-            let is_subreaper = i32::from(call.process().settings.is_subreaper);
-            call.write(value, &is_subreaper)?;
-        }
-        SET_NO_NEW_PRIVILEGES if value == 1 => call.process().settings.has_no_new_privileges = true,
-        GET_NO_NEW_PRIVILEGES => return Ok(u64::from(call.process().settings.has_no_new_privileges)),
-        GET_TID_ADDRESS => {
-            let address = call.thread().clear_child_tid;
-            call.write(value, &address)?;
-        }
-        SET_HUGE_PAGES_DISABLED => call.process().settings.has_huge_pages_disabled = value != 0,
-        GET_HUGE_PAGES_DISABLED => return Ok(u64::from(call.process().settings.has_huge_pages_disabled)),
-        SET_TRACER => {}
-        GET_SECURE_BITS => return Ok(0),
-        AMBIENT_CAPABILITIES => match value {
-            AMBIENT_IS_SET if call.args[2] <= 40 => return Ok(0),
-            AMBIENT_CLEAR_ALL => {}
-            AMBIENT_LOWER if call.args[2] <= 40 => {}
-            AMBIENT_RAISE if call.args[2] <= 40 => return Err(Errno::EPERM.into()),
-            _ => return Err(Errno::EINVAL.into()),
-        },
-        _ => return Err(Errno::EINVAL.into()),
-    }
-    Ok(0)
 }
 
 fn getrlimit(call: &mut Call<'_>) -> SysResult {
@@ -276,11 +183,6 @@ fn times(call: &mut Call<'_>) -> SysResult {
         call.write(call.args[0], &times.map(|time_ns| time_ns / tick_ns))?;
     }
     Ok(call.kernel.clock.monotonic_ns() / tick_ns)
-}
-
-/// Filters are not offered, as by a kernel built without them.
-fn seccomp(_call: &mut Call<'_>) -> SysResult {
-    Err(Errno::EINVAL.into())
 }
 
 fn getrandom(call: &mut Call<'_>) -> SysResult {

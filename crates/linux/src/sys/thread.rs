@@ -12,7 +12,8 @@ use crate::waits::Tid;
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
     entry(60, "exit", exit),
-    entry(158, "arch_prctl", arch_prctl),
+    entry(158, "arch_prctl", arch_prctl)
+        .supports("ARCH_SET_FS, ARCH_GET_FS, ARCH_SET_GS, ARCH_GET_GS; others are EINVAL"),
     entry(186, "gettid", gettid),
     entry(218, "set_tid_address", set_tid_address),
 ];

@@ -9,19 +9,30 @@ use crate::outcome::{Stop, SysResult, Wait, Woken};
 use crate::sys::entry;
 use crate::table::SystemCall;
 
+const SETTING: &str = "EPERM once the arguments are right: the clocks are the monitor's";
+
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
     entry(35, "nanosleep", nanosleep),
     entry(34, "pause", pause),
-    entry(96, "gettimeofday", gettimeofday),
-    entry(159, "adjtimex", clock_change),
-    entry(164, "settimeofday", clock_change),
+    entry(96, "gettimeofday", gettimeofday).supports("the time zone is UTC"),
+    entry(159, "adjtimex", adjtimex)
+        .supports("reading, of a clock that is not synchronised (TIME_ERROR); changes are EPERM"),
+    entry(164, "settimeofday", settimeofday).supports(SETTING),
     entry(201, "time", time),
-    entry(227, "clock_settime", clock_change),
-    entry(228, "clock_gettime", clock_gettime),
-    entry(229, "clock_getres", clock_getres),
-    entry(230, "clock_nanosleep", clock_nanosleep),
-    entry(305, "clock_adjtime", clock_change),
+    entry(227, "clock_settime", clock_settime).supports(SETTING),
+    entry(228, "clock_gettime", clock_gettime).supports(
+        "all clocks but those of devices (EINVAL); the raw clock is the monotonic one, CLOCK_TAI the real-time one, \
+         coarse clocks are as fine as the others",
+    ),
+    entry(229, "clock_getres", clock_getres).supports("1 ns, of every clock"),
+    entry(230, "clock_nanosleep", clock_nanosleep).supports(
+        "CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI, alarm clocks (as those without alarm); others \
+         are EOPNOTSUPP, unknown ones EINVAL",
+    ),
+    entry(305, "clock_adjtime", clock_adjtime).supports(
+        "reading, of a clock that is not synchronised (TIME_ERROR); changes are EPERM; other clocks are EOPNOTSUPP",
+    ),
 ];
 
 /// `struct timespec`.
@@ -111,6 +122,16 @@ impl ClockName {
         }
     }
 
+    /// The clock with a number, if it can wake somebody: raw and coarse clocks cannot.
+    pub fn waking(number: i32) -> Result<Self, Errno> {
+        match number {
+            libc::CLOCK_MONOTONIC_RAW | libc::CLOCK_REALTIME_COARSE | libc::CLOCK_MONOTONIC_COARSE => {
+                Err(Errno::EOPNOTSUPP)
+            }
+            number => Self::from_number(number),
+        }
+    }
+
     /// What it shows, nanoseconds.
     pub fn now_ns(self, call: &mut Call<'_>) -> Result<u64, Errno> {
         match self {
@@ -172,9 +193,82 @@ fn time(call: &mut Call<'_>) -> SysResult {
     Ok(seconds)
 }
 
-/// The guest's clocks are the monitor's.
-fn clock_change(_call: &mut Call<'_>) -> SysResult {
+/// The guest's clocks are the monitor's: nobody sets them.
+fn clock_settime(call: &mut Call<'_>) -> SysResult {
+    match call.int(0) {
+        libc::CLOCK_REALTIME => _ = call.read::<Timespec>(call.args[1])?.to_ns()?,
+        clock @ ..0 => _ = ClockName::from_number(clock)?.now_ns(call)?,
+        _ => return Err(Errno::EINVAL.into()),
+    }
     Err(Errno::EPERM.into())
+}
+
+fn settimeofday(call: &mut Call<'_>) -> SysResult {
+    if call.args[0] != 0 {
+        call.read::<Timeval>(call.args[0])?.to_ns()?;
+    }
+    Err(Errno::EPERM.into())
+}
+
+/// `struct timex`, the part that is told: a clock that nobody disciplines (`STA_UNSYNC`).
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Timex {
+    modes: u64,
+    offset: i64,
+    frequency: i64,
+    error_max: i64,
+    error_estimated: i64,
+    status: u64,
+    constant: i64,
+    precision: i64,
+    tolerance: i64,
+    time: Timeval,
+    tick: i64,
+    rest: [u64; 14],
+}
+
+const _: () = assert!(size_of::<Timex>() == 208);
+
+fn adjtimex(call: &mut Call<'_>) -> SysResult {
+    tell_discipline(call, call.args[0])
+}
+
+fn clock_adjtime(call: &mut Call<'_>) -> SysResult {
+    match ClockName::from_number(call.int(0))? {
+        _ if call.int(0) == libc::CLOCK_REALTIME => tell_discipline(call, call.args[1]),
+        _ => Err(Errno::EOPNOTSUPP.into()),
+    }
+}
+
+fn tell_discipline(call: &mut Call<'_>, address: u64) -> SysResult {
+    const ERROR_MAX_US: i64 = 16_000_000;
+    const TICK_US: i64 = 10_000;
+    /// 500 parts in a million, 2^16 units each.
+    const TOLERANCE: i64 = 500 << 16;
+    const UNSYNCHRONIZED: u64 = 0x40;
+    const STATE_ERROR: u64 = 5;
+    let asked: Timex = call.read(address)?;
+    if asked.modes as u32 != 0 {
+        return Err(Errno::EPERM.into());
+    }
+    let time = Timeval::from_ns(call.kernel.clock.realtime_ns());
+    let told = Timex {
+        modes: 0,
+        offset: 0,
+        frequency: 0,
+        error_max: ERROR_MAX_US,
+        error_estimated: ERROR_MAX_US,
+        status: UNSYNCHRONIZED,
+        constant: 2,
+        precision: 1,
+        tolerance: TOLERANCE,
+        time,
+        tick: TICK_US,
+        rest: [0; 14],
+    };
+    call.write(address, &told)?;
+    Ok(STATE_ERROR)
 }
 
 fn nanosleep(call: &mut Call<'_>) -> SysResult {
@@ -186,12 +280,11 @@ fn nanosleep(call: &mut Call<'_>) -> SysResult {
 fn clock_nanosleep(call: &mut Call<'_>) -> SysResult {
     const ABSOLUTE: i32 = 1;
     let [_, _, time_address, remaining_address, ..] = call.args;
-    let clock = ClockName::from_number(call.int(0))?;
-    if matches!(clock, ClockName::ThreadCpu(_)) {
-        return Err(Errno::EINVAL.into());
-    }
-    if matches!(clock, ClockName::ProcessCpu(_)) {
-        return Err(Errno::EOPNOTSUPP.into());
+    let clock = ClockName::waking(call.int(0))?;
+    match clock {
+        ClockName::Realtime | ClockName::Monotonic => {}
+        ClockName::ThreadCpu(0) | ClockName::ProcessCpu(_) => return Err(Errno::EOPNOTSUPP.into()),
+        ClockName::ThreadCpu(_) => return Err(Errno::EINVAL.into()),
     }
     let time_ns = call.read::<Timespec>(time_address)?.to_ns()?;
     if call.int(1) & ABSOLUTE != 0 {

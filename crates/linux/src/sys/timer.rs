@@ -12,12 +12,18 @@ use crate::sys::time::{ClockName, Timespec, Timeval};
 use crate::table::SystemCall;
 use crate::timers::{PosixTimer, Setting, TimerClock};
 
+const INTERVALS: &str = "ITIMER_VIRTUAL and ITIMER_PROF count the same: all processor time of the process";
+
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
-    entry(36, "getitimer", getitimer),
+    entry(36, "getitimer", getitimer).supports(INTERVALS),
     entry(37, "alarm", alarm),
-    entry(38, "setitimer", setitimer),
-    entry(222, "timer_create", timer_create),
+    entry(38, "setitimer", setitimer).supports(INTERVALS),
+    entry(222, "timer_create", timer_create).supports(
+        "CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI, alarm clocks (as those without alarm), \
+         processor time of the caller; raw and coarse clocks are EOPNOTSUPP, others EINVAL; at most 256 timers a \
+         process (EAGAIN)",
+    ),
     entry(223, "timer_settime", timer_settime),
     entry(224, "timer_gettime", timer_gettime),
     entry(225, "timer_getoverrun", timer_getoverrun),
@@ -127,9 +133,11 @@ fn now_ns(call: &mut Call<'_>, clock: TimerClock) -> u64 {
 fn timer_create(call: &mut Call<'_>) -> SysResult {
     const NOTIFY_SIGNAL: i32 = 0;
     const NOTIFY_NONE: i32 = 1;
+    /// `SIGEV_THREAD`: for the kernel a signal too.
+    const NOTIFY_THREAD: i32 = 2;
     const NOTIFY_THREAD_ID: i32 = 4;
     let [_, event_address, id_address, ..] = call.args;
-    let clock = match ClockName::from_number(call.int(0))? {
+    let clock = match ClockName::waking(call.int(0))? {
         ClockName::Realtime => TimerClock::Realtime,
         ClockName::Monotonic => TimerClock::Monotonic,
         ClockName::ProcessCpu(0) => TimerClock::Process,
@@ -151,7 +159,7 @@ fn timer_create(call: &mut Call<'_>) -> SysResult {
         timer.value = event.value;
         match event.notify {
             NOTIFY_NONE => timer.signal = None,
-            NOTIFY_SIGNAL => timer.signal = Some(Signal::new(event.signal).ok_or(Errno::EINVAL)?),
+            NOTIFY_SIGNAL | NOTIFY_THREAD => timer.signal = Some(Signal::new(event.signal).ok_or(Errno::EINVAL)?),
             NOTIFY_THREAD_ID => {
                 let tid = event.thread.cast_unsigned();
                 timer.thread = Some(if is_own_thread(call, tid) { tid } else { return Err(Errno::EINVAL.into()) });

@@ -11,8 +11,10 @@ use crate::table::SystemCall;
 
 /// The calls of this family.
 pub const CALLS: &[SystemCall] = &[
-    entry(283, "timerfd_create", timerfd_create),
-    entry(286, "timerfd_settime", timerfd_settime),
+    entry(283, "timerfd_create", timerfd_create)
+        .supports("all clocks that Linux takes, alarm clocks as those without alarm"),
+    entry(286, "timerfd_settime", timerfd_settime)
+        .supports("TFD_TIMER_ABSTIME; nobody sets the clock, so TFD_TIMER_CANCEL_ON_SET never cancels"),
     entry(287, "timerfd_gettime", timerfd_gettime),
 ];
 

@@ -63,6 +63,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("polling"),
     Program::new("terminals"),
     Program::new("urgent"),
+    Program::new("rules"),
     Program::new("end").arguments(&["segv"]).ends_with(128 + 11),
     Program::new("end").arguments(&["recursion"]).ends_with(128 + 11),
     Program::new("end").arguments(&["abort"]).ends_with(128 + 6),
