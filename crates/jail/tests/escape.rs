@@ -64,15 +64,19 @@ fn kvm_profile() -> Profile {
 /// the same, as if it had come by it.
 fn enter(jail: Jail, begun: Option<Begun>, directory: &Path) -> Result<OwnedFd, JailError> {
     let profile = match jail {
-        Jail::Kvm => kvm_profile(),
+        Jail::Kvm | Jail::Run => kvm_profile(),
         Jail::Ptrace => Profile::PtraceMonitor,
         Jail::Egress => {
             let shown = File::open(directory.join("shown")).expect("it was made");
             return calypte_jail::egress(own_user(), Policy::Full).map(|_| shown.into());
         }
     };
-    let begun = begun.expect("monitors begin before they are forked");
-    let mut inside = calypte_jail::enter(begun, &config(directory, profile, Policy::Full))?;
+    let begun = begun.expect("monitors begin first");
+    let mut config = config(directory, profile, Policy::Full);
+    if jail == Jail::Run {
+        config = Config { directories: vec!["/".into()], identity: Identity::Keep, ..config };
+    }
+    let mut inside = calypte_jail::enter(begun, &config)?;
     Ok(inside.directories.remove(0))
 }
 
@@ -84,7 +88,11 @@ fn prisoner(jail: &str, name: &str, arguments: &[String]) -> ExitCode {
         return in_a_poor_host(place.directory());
     }
     let attempt = ATTEMPTS.iter().find(|attempt| attempt.name == name).expect("a known attempt");
-    let begun = (jail != Jail::Egress).then(|| calypte_jail::begin(Children::Separate));
+    let begun = match jail {
+        Jail::Kvm | Jail::Ptrace => Some(calypte_jail::begin(Children::Separate)),
+        Jail::Run => Some(calypte_jail::begin(Children::None)),
+        Jail::Egress => None,
+    };
     // SAFETY: the process has one thread.
     match unsafe { libc::fork() } {
         0 => {

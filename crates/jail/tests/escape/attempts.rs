@@ -1,7 +1,8 @@
 //! What a prisoner tries. System calls are made directly, as hostile code would.
 //!
 //! Each attempt says how it ends in the jail of a monitor on KVM, and where that is different in the two others: that of a
-//! monitor on `ptrace`, which has more calls on its list, and that of egress, which has no files and the network.
+//! monitor on `ptrace`, which has more calls on its list, and that of egress, which has no files and the network. Some are
+//! for a monitor that is shown the whole host, as `calypte run --rootfs /` does, and keeps its user.
 
 use std::ffi::{CString, c_long};
 use std::io::{Error, ErrorKind, Result};
@@ -27,16 +28,19 @@ pub(crate) enum Jail {
     Ptrace,
     /// The process that opens connections.
     Egress,
+    /// A monitor of `calypte run --rootfs /`.
+    Run,
 }
 
 impl Jail {
-    pub(crate) const ALL: [Self; 3] = [Self::Kvm, Self::Ptrace, Self::Egress];
+    pub(crate) const ALL: [Self; 4] = [Self::Kvm, Self::Ptrace, Self::Egress, Self::Run];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Ptrace => "ptrace",
             Self::Egress => "egress",
+            Self::Run => "run",
         }
     }
 }
@@ -89,13 +93,14 @@ pub(crate) struct Attempt {
     kvm: Option<Expected>,
     ptrace: Option<Expected>,
     egress: Option<Expected>,
+    in_run: Option<Expected>,
     /// `Ok` with the evidence if it worked.
     pub(crate) run: Run,
 }
 
 impl Attempt {
     const fn new(name: &'static str, expected: Option<Expected>, run: Run) -> Self {
-        Self { name, kvm: expected, ptrace: expected, egress: expected, run }
+        Self { name, kvm: expected, ptrace: expected, egress: expected, in_run: None, run }
     }
 
     const fn ptrace(self, expected: Expected) -> Self {
@@ -127,6 +132,7 @@ impl Attempt {
             Jail::Kvm => self.kvm,
             Jail::Ptrace => self.ptrace,
             Jail::Egress => self.egress,
+            Jail::Run => self.in_run,
         }
     }
 }
@@ -146,6 +152,15 @@ const fn only_on_ptrace(name: &'static str, expected: Expected, run: Run) -> Att
 
 const fn only_in_egress(name: &'static str, expected: Expected, run: Run) -> Attempt {
     Attempt::new(name, None, run).egress(expected)
+}
+
+/// What could be tried where the whole host is shown: the directory is its root.
+const fn refused_in_run(name: &'static str, run: Run) -> Attempt {
+    Attempt { in_run: Some(Refused), ..Attempt::new(name, None, run) }
+}
+
+const fn killed_in_run(name: &'static str, run: Run) -> Attempt {
+    Attempt { in_run: Some(Killed), ..Attempt::new(name, None, run) }
 }
 
 /// An attempt to open a file by name, which egress has no call for.
@@ -312,6 +327,37 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     }),
     killed("makes a file in memory", |_, _| call(libc::SYS_memfd_create, [c"x".as_ptr() as c_long, 0, 0, 0, 0, 0]))
         .but_on_ptrace(),
+    // The whole host: its files, but nothing of its kernel.
+    refused_in_run("reads /etc/passwd from its own root", |_, _| read("/etc/passwd")),
+    refused_in_run("reads the host's list of mounts", |_, root| open_at(root, "proc/mounts")),
+    refused_in_run("reads the environment of the host's process 1", |_, root| open_at(root, "proc/1/environ")),
+    refused_in_run("reads the command line of a process", |place, root| {
+        open_at(root, &format!("proc/{}/cmdline", place.victim))
+    }),
+    refused_in_run("reads the memory of a process", |place, root| open_at(root, &format!("proc/{}/mem", place.victim))),
+    refused_in_run("finds the host's root in another process", |place, root| {
+        open_at(root, &format!("proc/{}/root/etc/passwd", place.victim))
+    }),
+    refused_in_run("reads the kernel's symbols", |_, root| open_at(root, "proc/kallsyms")),
+    refused_in_run("reads the kernel's settings", |_, root| open_at(root, "proc/sys/kernel/hostname")),
+    refused_in_run("reads the kernel's list of modules", |_, root| open_at(root, "proc/modules")),
+    refused_in_run("looks at devices in /sys", |_, root| open_at(root, "sys/class/net")),
+    refused_in_run("looks at control groups", |_, root| open_at(root, "sys/fs/cgroup/cgroup.procs")),
+    refused_in_run("opens a device of the host", |_, root| open_at(root, "dev/null")),
+    refused_in_run("opens the host's /dev/kvm", |_, root| open_at(root, "dev/kvm")),
+    killed_in_run("writes to a file of the host", |_, root| {
+        call(libc::SYS_openat, [root.as_raw_fd().into(), c"etc/passwd".as_ptr() as c_long, CREATE, 0o666, 0, 0])
+    }),
+    killed_in_run("types into the user's terminal", |_, _| {
+        call(libc::SYS_ioctl, [0, libc::TIOCSTI as c_long, 0, 0, 0, 0])
+    }),
+    killed_in_run("changes the user's terminal", |_, _| call(libc::SYS_ioctl, [0, libc::TCSETS as c_long, 0, 0, 0, 0])),
+    killed_in_run("kills a process of the user", |place, _| {
+        call(libc::SYS_kill, [place.victim.into(), SIGKILL, 0, 0, 0, 0])
+    }),
+    killed_in_run("traces a process of the user", |place, _| {
+        call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), place.victim.into(), 0, 0, 0, 0])
+    }),
     // Other processes.
     killed("traces a process", |place, _| {
         call(libc::SYS_ptrace, [libc::PTRACE_ATTACH.into(), place.victim.into(), 0, 0, 0, 0])
