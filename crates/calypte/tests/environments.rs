@@ -42,8 +42,32 @@ def handler(event, context):
     return {"found": found, "calls": len(kept)}
 "#;
 
+/// Uses half a second of processor time to initialise, and as much as it gets in three seconds for each call.
+const BUSY_FUNCTION: &str = r#"
+import resource, time
+def used():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+while used() < 0.5:
+    pass
+initialised = used()
+def handler(event, context):
+    before, began = used(), time.monotonic()
+    while time.monotonic() - began < 3:
+        pass
+    return {"init": initialised, "used": used() - before, "passed": time.monotonic() - began}
+"#;
+/// Memory of that function, and its share of a processor.
+const BUSY_MEMORY_MIB: u32 = 256;
+const BUSY_SHARE: f64 = BUSY_MEMORY_MIB as f64 / 1769.0;
+
 /// A server with this host's Python as the runtime `python`; none, printed as a skip, if there is no Python or no KVM.
 fn server_with_python(test: &str, data: &Path) -> Option<Server> {
+    server_with_python_and(test, data, &[])
+}
+
+/// As [`server_with_python`], with further options.
+fn server_with_python_and(test: &str, data: &Path, options: &[&str]) -> Option<Server> {
     if !has_kvm(test) {
         return None;
     }
@@ -53,7 +77,7 @@ fn server_with_python(test: &str, data: &Path) -> Option<Server> {
         return None;
     }
     good(data, &["runtime", "add", "python", "--from-host", "python3"]);
-    Some(Server::start(data))
+    Some(Server::start_with(data, options))
 }
 
 /// A folder with a function.
@@ -105,6 +129,68 @@ fn killed_processes_cost_no_more_than_their_environment() {
     assert_eq!(invoke("first")["placement"], "reuse");
     assert_eq!(invoke("second")["placement"], "boot");
     assert_ne!(server.children(), zygote);
+    server.stop();
+}
+
+/// What the kernel says of the group that a process is in for processor time: its quota (version 1 or 2), and how often it was
+/// held back. None if it is in none of ours.
+fn processor_group(pid: u32) -> Option<(String, u64)> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let line =
+        groups.lines().find(|line| line.contains("environment-") && line.contains("cpu") || line.starts_with("0::"))?;
+    let path = line.splitn(3, ':').nth(2).filter(|path| path.contains("environment-"))?.to_owned();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = mounts.lines().map(|line| line.split(' ').nth(1).unwrap()).filter(|place| place.contains("cgroup"));
+    mounts.map(|mount| PathBuf::from(format!("{mount}{path}"))).find_map(|folder| {
+        let quota =
+            ["cpu.cfs_quota_us", "cpu.max"].iter().find_map(|file| fs::read_to_string(folder.join(file)).ok())?;
+        let statistics = fs::read_to_string(folder.join("cpu.stat")).unwrap_or_default();
+        let throttled = statistics.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap_or("0");
+        Some((quota.trim().to_owned(), throttled.parse().unwrap()))
+    })
+}
+
+#[test]
+fn a_capped_function_gets_its_share_and_initialises_without_a_cap() {
+    let test = "a_capped_function_gets_its_share_and_initialises_without_a_cap";
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let Some(server) = server_with_python_and(test, &data, &["--cpu-limit", "cap"]) else { return };
+    let folder = function(parent.path(), "busy", BUSY_FUNCTION);
+    let memory = ["--memory", &BUSY_MEMORY_MIB.to_string()];
+    good(&data, &[&["deploy", folder.as_str()], &DEPLOY_OPTIONS[..], &memory].concat());
+    let mut call =
+        calypte(&data).args(["invoke", "busy", "{}"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The group's quota, each value once, and how often it was held back, until the call's end.
+    let (mut quotas, mut held_back) = (Vec::new(), 0);
+    while call.try_wait().unwrap().is_none() {
+        let seen = server.monitors().first().and_then(|monitor| processor_group(*monitor));
+        if let Some((quota, throttled)) = seen {
+            held_back = throttled;
+            if quotas.last() != Some(&quota) {
+                quotas.push(quota);
+            }
+        }
+        std::thread::yield_now();
+    }
+    let output = call.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer = json(&stdout(&output));
+    let number = |name: &str| answer[name].as_f64().unwrap();
+    assert!(number("init") >= 0.5, "{answer}");
+    // Twice its share and a period: far below what a busy loop gets, even of a machine with more to do.
+    let most = number("passed") * BUSY_SHARE * 2.0 + 0.1;
+    assert!(number("used") > 0.0 && number("used") < most, "{answer}: at most {most} s");
+    match quotas.as_slice() {
+        [] => eprintln!("SKIP {test}, its part about control groups: there are none"),
+        [before, after] => {
+            assert!(["-1", "max 100000"].contains(&before.as_str()), "{quotas:?}");
+            let expected = ["14471", "14400", "14471 100000", "14400 100000"];
+            assert!(expected.contains(&after.as_str()), "{quotas:?}");
+            assert!(held_back > 0, "the kernel has held it back");
+        }
+        _ => panic!("no cap, then one: {quotas:?}"),
+    }
     server.stop();
 }
 

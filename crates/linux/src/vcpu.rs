@@ -24,6 +24,9 @@ const TICK_NS_MIN: u64 = 100_000;
 /// Events may be late by this much, as on Linux (`PR_SET_TIMERSLACK`). Without it a timer of some nanoseconds whose signal
 /// is ignored would keep a virtual CPU busy while the program sleeps.
 const SLACK_NS: u64 = 50_000;
+/// Turns from this length on are measured in processor time, so that what the host gave to others, or held back, is nobody's.
+/// It takes a system call to know, which short turns are not worth.
+const LONG_TURN_NS: u64 = 1_000_000;
 /// Calls that read or replace the caller's floating-point state, so that it must be saved before: `rt_sigreturn`, `clone`,
 /// `fork`, `vfork`, `clone3`.
 const CALLS_WITH_FPU: [u64; 5] = [15, 56, 57, 58, 435];
@@ -36,6 +39,8 @@ struct Runner<'g> {
     loaded: Option<Tid>,
     /// Since when the monitor has worked for the running thread, nanoseconds of the monotonic clock.
     serving_since_ns: Option<u64>,
+    /// Processor time of this host thread when that was last looked at.
+    looked_at_ns: u64,
 }
 
 impl Guest {
@@ -84,7 +89,7 @@ impl Guest {
         let vcpu = machine.create_vcpu()?;
         let mut kernel = self.lock_kernel();
         kernel.scheduler.attach(index, vcpu.kicker());
-        let mut runner = Runner { guest: self, index, vcpu, loaded: None, serving_since_ns: None };
+        let mut runner = Runner { guest: self, index, vcpu, loaded: None, serving_since_ns: None, looked_at_ns: 0 };
         while kernel.exit.is_none() {
             runner.step(&mut kernel)?;
         }
@@ -307,6 +312,19 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// Processor time of a turn that took this long. Without a virtual machine guest code runs in another process, and the
+    /// turn's length has to do.
+    fn used_ns(&mut self, kernel: &Kernel, passed_ns: u64) -> u64 {
+        if !kernel.machine.runs_guest_in_this_process() {
+            return passed_ns;
+        }
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        let now_ns = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
+        // Short turns since the last long one are in it too, so it may be a little too much, but never more than passed.
+        let since_ns = now_ns.saturating_sub(std::mem::replace(&mut self.looked_at_ns, now_ns));
+        passed_ns.min(since_ns)
+    }
+
     /// Runs user code until it needs the monitor.
     fn run(&mut self, kernel: &mut MutexGuard<'_, Kernel>, tid: Tid) -> Result<(), PlatformError> {
         self.load_fpu(kernel, tid)?;
@@ -319,7 +337,8 @@ impl Runner<'_> {
         let vcpu = &mut self.vcpu;
         let exit = MutexGuard::unlocked(kernel, || vcpu.run(token, &mut registers))?;
         let ended_ns = kernel.clock.monotonic_ns();
-        let ran_ns = ended_ns.saturating_sub(started_ns);
+        let passed_ns = ended_ns.saturating_sub(started_ns);
+        let ran_ns = if passed_ns < LONG_TURN_NS { passed_ns } else { self.used_ns(kernel, passed_ns) };
         self.serving_since_ns = Some(ended_ns);
         let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
         thread.registers = registers;

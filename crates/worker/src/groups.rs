@@ -339,6 +339,71 @@ mod tests {
         }
     }
 
+    /// What is written, in folders that only look like control groups: the kernel of a development machine may have one
+    /// version of the interface only.
+    fn check_files(hierarchy: Hierarchy, expected: &[(&str, &str)]) {
+        let bounds = Bounds { memory_mib: 64, share: 250 };
+        let groups = Groups { hierarchy };
+        let group = groups.create(7, bounds, 4711).unwrap();
+        let read = |file: &str| {
+            let folders = group.folders();
+            folders.iter().find_map(|folder| fs::read_to_string(folder.join(file)).ok())
+        };
+        for file in ["cpu.max", "cpu.cfs_quota_us"] {
+            assert_eq!(read(file), None, "{file}: initialisation has no cap");
+        }
+        group.cap();
+        for (file, text) in expected {
+            assert_eq!(read(file).as_deref(), Some(*text), "{file}");
+        }
+        for folder in group.folders() {
+            assert!(folder.ends_with("environment-7"), "{}", folder.display());
+            assert_eq!(fs::read_to_string(folder.join("cgroup.procs")).unwrap(), "4711");
+        }
+    }
+
+    #[test]
+    fn both_versions_of_the_interface_get_what_they_understand() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| make(&folder.path().join(name)).unwrap();
+        let v1 = Hierarchy::V1 { cpu: at("cpu"), memory: at("memory"), pids: at("pids") };
+        check_files(
+            v1,
+            &[
+                ("cpu.shares", "256"),
+                ("cpu.cfs_period_us", "100000"),
+                ("cpu.cfs_quota_us", "25000"),
+                ("memory.limit_in_bytes", "67108864"),
+                ("pids.max", "256"),
+            ],
+        );
+        check_files(
+            Hierarchy::V2(at("v2")),
+            &[("cpu.weight", "25"), ("cpu.max", "25000 100000"), ("memory.max", "67108864"), ("pids.max", "256")],
+        );
+    }
+
+    #[test]
+    fn version_2_is_set_up_only_where_it_is_delegated() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path();
+        let error = open_v2(own, "calypte-1-0").unwrap_err();
+        assert!(error.contains("`cpu` is not delegated"), "{error}");
+        fs::write(own.join("cgroup.controllers"), "cpuset cpu memory\n").unwrap();
+        let error = open_v2(own, "calypte-1-0").unwrap_err();
+        assert!(error.contains("`pids` is not delegated"), "{error}");
+        assert_eq!(fs::read_dir(own).unwrap().count(), 1, "nothing was made");
+
+        fs::write(own.join("cgroup.controllers"), "cpuset cpu memory pids\n").unwrap();
+        let environments = open_v2(own, "calypte-1-0").unwrap();
+        assert_eq!(environments, own.join("calypte-1-0"));
+        // The server itself leaves the group that gets controllers: it may not have both.
+        assert_eq!(fs::read_to_string(own.join("calypte-1-0-server/cgroup.procs")).unwrap(), "0");
+        for group in [own, &environments] {
+            assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "+cpu +memory +pids");
+        }
+    }
+
     /// Microseconds of processor time that a process has used.
     fn used_us(pid: u32) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
