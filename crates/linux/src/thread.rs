@@ -36,6 +36,8 @@ pub struct Thread {
     pub progress: usize,
     /// Which `FUTEX_WAKE_BITSET` calls may wake it.
     pub futex_bits: u32,
+    /// At which of the words that it waited for it was woken (`futex_waitv(2)`).
+    pub futex_index: u32,
     /// Zeroed and woken as a futex when the thread ends (`set_tid_address(2)`).
     pub clear_child_tid: u64,
     /// Head of its list of robust futexes (`set_robust_list(2)`).
@@ -119,6 +121,7 @@ impl Thread {
             wait_deadline_ns: None,
             progress: 0,
             futex_bits: u32::MAX,
+            futex_index: 0,
             clear_child_tid: 0,
             robust_list: 0,
             name: [0; NAME_BYTES],

@@ -8,18 +8,20 @@ use crate::errno::Errno;
 use crate::kernel::Kernel;
 use crate::outcome::{Stop, SysResult, Wait, WaitKey, Woken};
 use crate::process::Pid;
-use crate::sys::{entry, time};
+use crate::sys::{entry, futex_lock, time};
 use crate::table::SystemCall;
 use crate::waits::Tid;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
     entry(202, "futex", futex).supports(
-        "WAIT, WAKE, WAIT_BITSET, WAKE_BITSET, REQUEUE, CMP_REQUEUE, WAKE_OP, FUTEX_PRIVATE_FLAG, \
-         FUTEX_CLOCK_REALTIME of both waits; operations with priority inheritance, FUTEX_FD and others are ENOSYS",
+        "WAIT, WAKE, WAIT_BITSET, WAKE_BITSET, REQUEUE, CMP_REQUEUE, WAKE_OP, LOCK_PI, LOCK_PI2, TRYLOCK_PI, UNLOCK_PI, \
+         FUTEX_PRIVATE_FLAG, FUTEX_CLOCK_REALTIME of waits; FUTEX_WAIT_REQUEUE_PI, FUTEX_FD and others are ENOSYS",
     ),
     entry(273, "set_robust_list", set_robust_list),
     entry(274, "get_robust_list", get_robust_list),
+    entry(449, "futex_waitv", wait_for_any).supports("words of 32 bits; others are EINVAL"),
 ];
 
 const WAIT: u32 = 0;
@@ -27,26 +29,35 @@ const WAKE: u32 = 1;
 const REQUEUE: u32 = 3;
 const CMP_REQUEUE: u32 = 4;
 const WAKE_OP: u32 = 5;
+const LOCK_PI: u32 = 6;
+const UNLOCK_PI: u32 = 7;
+const TRYLOCK_PI: u32 = 8;
 const WAIT_BITSET: u32 = 9;
 const WAKE_BITSET: u32 = 10;
+const LOCK_PI2: u32 = 13;
 const FLAG_PRIVATE: u32 = 128;
-const FLAG_REALTIME: u32 = 256;
-const ALL_BITS: u32 = u32::MAX;
+pub(super) const FLAG_REALTIME: u32 = 256;
+pub(super) const ALL_BITS: u32 = u32::MAX;
+
+/// Most futexes that a call waits for at a time (`FUTEX_WAITV_MAX`).
+const WAITERS_MAX: u64 = 128;
+/// `FUTEX2_SIZE_U32`.
+const SIZE_U32: u32 = 2;
 
 /// Most entries of a robust list that are looked at (`ROBUST_LIST_LIMIT`).
 const ROBUST_ENTRIES_MAX: usize = 2048;
 /// Bytes of `struct robust_list_head`.
 const ROBUST_HEAD_BYTES: u64 = 24;
-const OWNER_DIED: u32 = 0x4000_0000;
-const WAITERS: u32 = 0x8000_0000;
-const OWNER_MASK: u32 = 0x3fff_ffff;
+pub(super) const OWNER_DIED: u32 = 0x4000_0000;
+pub(super) const WAITERS: u32 = 0x8000_0000;
+pub(super) const OWNER_MASK: u32 = 0x3fff_ffff;
 
 fn futex(call: &mut Call<'_>) -> SysResult {
     let [address, operation, value, fourth, second, sixth] = call.args;
     let operation = operation as u32;
     let value = value as u32;
     let command = operation & !(FLAG_PRIVATE | FLAG_REALTIME);
-    if operation & FLAG_REALTIME != 0 && !matches!(command, WAIT | WAIT_BITSET) {
+    if operation & FLAG_REALTIME != 0 && !matches!(command, WAIT | WAIT_BITSET | LOCK_PI2) {
         return Err(Errno::ENOSYS.into());
     }
     match command {
@@ -57,12 +68,16 @@ fn futex(call: &mut Call<'_>) -> SysResult {
         REQUEUE => requeue(call, None),
         CMP_REQUEUE => requeue(call, Some(sixth as u32)),
         WAKE_OP => wake_op(call, address, second, value, fourth as u32, sixth as u32),
+        LOCK_PI => futex_lock::lock(call, true),
+        LOCK_PI2 => futex_lock::lock(call, false),
+        TRYLOCK_PI => futex_lock::try_lock(call),
+        UNLOCK_PI => futex_lock::unlock(call),
         _ => Err(Errno::ENOSYS.into()),
     }
 }
 
 /// What the word at an address is known by.
-fn key(kernel: &mut Kernel, pid: Pid, address: u64, is_private: bool) -> Result<WaitKey, Errno> {
+pub(super) fn key(kernel: &mut Kernel, pid: Pid, address: u64, is_private: bool) -> Result<WaitKey, Errno> {
     if !address.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
@@ -85,7 +100,7 @@ fn value(kernel: &mut Kernel, pid: Pid, address: u64) -> Result<u32, Errno> {
     Ok(kernel.frames.memory().load_u32(frame, offset))
 }
 
-fn is_private(call: &Call<'_>) -> bool {
+pub(super) fn is_private(call: &Call<'_>) -> bool {
     call.args[1] as u32 & FLAG_PRIVATE != 0
 }
 
@@ -115,6 +130,60 @@ fn wait(call: &mut Call<'_>, bits: u32, is_absolute: bool) -> SysResult {
     Err(Stop::Block(Wait { keys: vec![key], deadline_ns }))
 }
 
+/// `struct futex_waitv`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Waiter {
+    expected: u64,
+    address: u64,
+    flags: u32,
+    reserved: u32,
+}
+
+/// `futex_waitv(2)`: which of several words somebody was woken at.
+fn wait_for_any(call: &mut Call<'_>) -> SysResult {
+    match call.woken {
+        Some(Woken::Notified) => return Ok(call.thread().futex_index.into()),
+        Some(Woken::Deadline) => return Err(Errno::ETIMEDOUT.into()),
+        Some(Woken::Signal) => return Err(Errno::EINTR.into()),
+        None => {}
+    }
+    let [waiters, count, flags, timeout, clock, _] = call.args;
+    let count = count & u64::from(u32::MAX);
+    if flags as u32 != 0 || !(1..=WAITERS_MAX).contains(&count) || waiters == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut deadline_ns = None;
+    if timeout != 0 {
+        let is_realtime = match clock as i32 {
+            libc::CLOCK_REALTIME => true,
+            libc::CLOCK_MONOTONIC => false,
+            _ => return Err(Errno::EINVAL.into()),
+        };
+        deadline_ns = time::read_optional_timespec(call, timeout)?.map(|time_ns| match is_realtime {
+            true => call.kernel.clock.monotonic_of_realtime(time_ns),
+            false => time_ns,
+        });
+    }
+    let size = std::mem::size_of::<Waiter>() as u64;
+    let mut all = Vec::new();
+    for index in 0..count {
+        let waiter: Waiter = call.read(waiters.wrapping_add(index * size))?;
+        if waiter.reserved != 0 || waiter.flags & !FLAG_PRIVATE != SIZE_U32 {
+            return Err(Errno::EINVAL.into());
+        }
+        let key = key(call.kernel, call.pid, waiter.address, waiter.flags & FLAG_PRIVATE != 0)?;
+        all.push((key, waiter));
+    }
+    for (_, waiter) in &all {
+        if value(call.kernel, call.pid, waiter.address)? != waiter.expected as u32 {
+            return Err(Errno::EAGAIN.into());
+        }
+    }
+    call.thread().futex_bits = ALL_BITS;
+    Err(Stop::Block(Wait { keys: all.into_iter().map(|(key, _)| key).collect(), deadline_ns }))
+}
+
 /// Wakes up to `count` waiters that have one of `bits`, in the order in which they came.
 fn wake(call: &mut Call<'_>, count: u32, bits: u32) -> SysResult {
     if bits == 0 {
@@ -124,11 +193,15 @@ fn wake(call: &mut Call<'_>, count: u32, bits: u32) -> SysResult {
     Ok(wake_key(call.kernel, key, count, bits))
 }
 
-fn wake_key(kernel: &mut Kernel, key: WaitKey, count: u32, bits: u32) -> u64 {
+pub(super) fn wake_key(kernel: &mut Kernel, key: WaitKey, count: u32, bits: u32) -> u64 {
     let is_meant = |tid: &Tid| kernel.threads.get(tid).is_some_and(|thread| thread.futex_bits & bits != 0);
     let chosen: Vec<Tid> = kernel.waits.waiters(key).iter().copied().filter(is_meant).take(count as usize).collect();
     for tid in &chosen {
-        kernel.waits.wake(*tid, Woken::Notified);
+        let wait = kernel.waits.wake(*tid, Woken::Notified);
+        let index = wait.and_then(|wait| wait.keys.iter().position(|one| *one == key)).unwrap_or(0);
+        if let Some(thread) = kernel.threads.get_mut(tid) {
+            thread.futex_index = index as u32;
+        }
     }
     chosen.len() as u64
 }
@@ -237,7 +310,7 @@ pub(crate) fn leave_robust_list(kernel: &mut Kernel, pid: Pid, tid: Tid, head: u
         }
         let next = read_words::<1>(kernel, pid, entry & !1);
         if entry != pending {
-            leave_robust_futex(kernel, pid, tid, (entry & !1).wrapping_add(offset));
+            leave_robust_futex(kernel, pid, tid, entry, offset);
         }
         match next {
             Ok([next]) => entry = next,
@@ -245,11 +318,16 @@ pub(crate) fn leave_robust_list(kernel: &mut Kernel, pid: Pid, tid: Tid, head: u
         }
     }
     if pending != 0 {
-        leave_robust_futex(kernel, pid, tid, (pending & !1).wrapping_add(offset));
+        leave_robust_futex(kernel, pid, tid, pending, offset);
     }
 }
 
-fn leave_robust_futex(kernel: &mut Kernel, pid: Pid, tid: Tid, address: u64) {
+/// The lowest bit of an entry says that it is a lock with an owner for the kernel.
+fn leave_robust_futex(kernel: &mut Kernel, pid: Pid, tid: Tid, entry: u64, offset: u64) {
+    let address = (entry & !1).wrapping_add(offset);
+    if entry & 1 != 0 {
+        return futex_lock::leave(kernel, pid, tid, address);
+    }
     let Ok((frame, offset)) = kernel.locate_word(pid, address, true) else { return };
     let memory = kernel.frames.memory();
     let mut word = memory.load_u32(frame, offset);

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod epoll;
 pub mod exec;
 pub mod futex;
+mod futex_lock;
 pub mod group;
 pub mod identity;
 pub mod inotify;

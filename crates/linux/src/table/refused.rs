@@ -187,7 +187,6 @@ pub static GROUPS: &[Group] = &[
         why: "secret memory: programs fall back to locked memory",
         calls: &[(447, "memfd_secret")],
     },
-    Group { errno: Errno::ENOSYS, why: "waiting for several futexes", calls: &[(449, "futex_waitv")] },
 ];
 
 /// A call that is refused.

@@ -27,6 +27,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("preemption"),
     Program::new("futexes"),
     Program::new("forked_futexes"),
+    Program::new("owned_locks"),
     Program::new("memory"),
     Program::new("mappings"),
     Program::new("truncation"),
