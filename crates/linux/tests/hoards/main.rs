@@ -32,6 +32,8 @@ fn a_hoarding_guest_is_bounded() {
     let hoards = [
         "pipes",
         "sockets",
+        "passed",
+        "unreachable",
         "connections",
         "watchers",
         "files",

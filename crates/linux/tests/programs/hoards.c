@@ -53,6 +53,50 @@ static int filled_sockets(void)
     return ends[0];
 }
 
+static long pass(int socket, const int *descriptors, int count, long bytes_sent)
+{
+    static char control[CMSG_SPACE(253 * sizeof(int))];
+    struct iovec vector = { bytes, bytes_sent };
+    struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = control };
+    struct cmsghdr *part = (struct cmsghdr *)control;
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(count * sizeof(int));
+    message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+    memcpy(CMSG_DATA(part), descriptors, count * sizeof(int));
+    return sendmsg(socket, &message, MSG_DONTWAIT);
+}
+
+/* Descriptors on their way, as many with each message as there may be. */
+static int passed_descriptors(void)
+{
+    static int all[253];
+    for (int i = 0; i < 253; i++)
+        all[i] = i % 3;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_DGRAM, 0, ends))
+        return -1;
+    while (pass(ends[0], all, 253, 1) > 0)
+        ;
+    return ends[0];
+}
+
+/* Sockets on their way in themselves, full, which nobody can reach any more. */
+static long unreachable_sockets(void)
+{
+    long count = 0;
+    for (int i = 0; i < 5000; i++) {
+        int ends[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
+            break;
+        count += pass(ends[0], &ends[1], 1, sizeof bytes) > 0;
+        count += pass(ends[1], &ends[0], 1, sizeof bytes) > 0;
+        close(ends[0]);
+        close(ends[1]);
+    }
+    return count;
+}
+
 static long waiting_connections(void)
 {
     long count = 0;
@@ -199,6 +243,10 @@ int main(int argc, char **argv)
         count = all_descriptors(filled_pipe);
     if (!strcmp(what, "sockets"))
         count = all_descriptors(filled_sockets);
+    if (!strcmp(what, "passed"))
+        count = all_descriptors(passed_descriptors);
+    if (!strcmp(what, "unreachable"))
+        count = unreachable_sockets();
     if (!strcmp(what, "connections"))
         count = waiting_connections();
     if (!strcmp(what, "watchers"))
