@@ -125,12 +125,13 @@ fn egress_process() {
         let (worker, environment) = (worker.clone(), environment.expect("its socket comes with it"));
         std::thread::spawn(move || {
             while let Some((packet, _)) = take_packet(&environment) {
+                // First: the worker may end this process for the misdeed.
+                send_packet(&environment, &packet, None);
                 match packet.as_slice() {
                     GARBAGE => send_packet(&worker, b"\xff\xff\xff", None),
                     FLOOD => flood_of_ends(&worker, environment_id),
                     _ => {}
                 }
-                send_packet(&environment, &packet, None);
             }
         });
     }
