@@ -193,6 +193,7 @@ impl Guest {
             statistics: Statistics::default(),
             profile: None,
             unknown_calls: Default::default(),
+            asynchronous: Vec::new(),
             last_tid: FIRST_PID,
             caller: FIRST_PID,
         };

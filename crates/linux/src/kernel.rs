@@ -4,13 +4,14 @@ pub(crate) mod saved;
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use calypte_platform::{Access, Frame, Machine, PAGE_SIZE, Protection};
 
 use crate::clock::Clock;
 use crate::console::{Console, Stream};
 use crate::errno::Errno;
+use crate::file::OpenFile;
 use crate::frames::Frames;
 use crate::fs::FileSystem;
 use crate::limits::THREADS_MAX;
@@ -68,6 +69,8 @@ pub struct Kernel {
     pub profile: Option<Profile>,
     /// Numbers of calls that were refused for want of an implementation: each is logged once.
     pub(crate) unknown_calls: BTreeSet<u64>,
+    /// Open files whose owners are told of their readiness.
+    pub(crate) asynchronous: Vec<Weak<OpenFile>>,
     /// The thread whose system call is being served, or was served last.
     pub(crate) caller: Tid,
     pub(crate) last_tid: Tid,
@@ -227,6 +230,7 @@ impl Kernel {
     /// Makes threads ready whose wait is over.
     pub(crate) fn settle(&mut self) {
         self.settle_terminals();
+        self.signal_owners();
         for (tid, why) in self.waits.take_woken() {
             let Some(thread) = self.threads.get_mut(&tid) else { continue };
             debug_assert_eq!(thread.state, ThreadState::Parked);

@@ -62,6 +62,7 @@ impl Signal {
     pub const VTALRM: Signal = Signal(26);
     pub const PROF: Signal = Signal(27);
     pub const WINCH: Signal = Signal(28);
+    pub const IO: Signal = Signal(29);
 }
 
 impl Signal {

@@ -11,6 +11,7 @@ pub mod inotify;
 mod io;
 pub mod lock;
 pub(crate) mod mapping;
+pub mod owner;
 pub mod pidfd;
 pub mod pipe;
 pub mod readiness;
@@ -74,6 +75,8 @@ pub struct OpenFile {
     flags: AtomicU32,
     offset: Mutex<u64>,
     locks: OnceLock<OpenLocks>,
+    /// Who is told by a signal when there is something to read.
+    ownership: Mutex<owner::Ownership>,
     /// Who is told of what happens through it; nobody of objects without a name.
     watches: OnceLock<Watches>,
 }
@@ -186,6 +189,7 @@ impl OpenFile {
             flags,
             offset: Mutex::new(0),
             locks: OnceLock::new(),
+            ownership: Mutex::default(),
             watches: OnceLock::new(),
         })
     }
@@ -290,9 +294,13 @@ impl OpenFile {
 
     /// Switches `O_NONBLOCK`.
     pub fn set_nonblocking(&self, is_nonblocking: bool) {
+        self.set_flag(libc::O_NONBLOCK, is_nonblocking);
+    }
+
+    fn set_flag(&self, flag: i32, is_set: bool) {
         let flags = self.flags.load(Ordering::Relaxed);
-        let bit = libc::O_NONBLOCK as u32;
-        self.flags.store(if is_nonblocking { flags | bit } else { flags & !bit }, Ordering::Relaxed);
+        let bit = flag as u32;
+        self.flags.store(if is_set { flags | bit } else { flags & !bit }, Ordering::Relaxed);
     }
 
     /// Whether operations fail with `EAGAIN` instead of waiting.

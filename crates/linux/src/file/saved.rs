@@ -17,6 +17,7 @@ use super::signalfd::SignalFd;
 use super::timer::saved::SavedTimer;
 use super::{Body, Listing, OpenFile, Text};
 use crate::console::Stream;
+use crate::file::owner::Ownership;
 use crate::fs::fixed::Device;
 use crate::fs::listing::Entry;
 use crate::fs::node::saved::SavedLocation;
@@ -34,6 +35,7 @@ pub(crate) struct SavedFile {
     flags: u32,
     offset: u64,
     locks: Option<SavedOpenLocks>,
+    ownership: Ownership,
     /// Whether those who watch are told of what happens through it.
     is_told_of: bool,
 }
@@ -62,7 +64,7 @@ enum SavedBody {
 
 impl OpenFile {
     pub(crate) fn save(&self, saver: &mut Saver<'_>) -> SavedFile {
-        let Self { body, location, path, access, flags, offset, locks, watches } = self;
+        let Self { body, location, path, access, flags, offset, locks, ownership, watches } = self;
         SavedFile {
             body: body.save(saver),
             location: location.as_ref().map(|location| location.save(saver)),
@@ -71,6 +73,7 @@ impl OpenFile {
             flags: flags.load(Ordering::Relaxed),
             offset: *offset.lock(),
             locks: locks.get().map(OpenLocks::save),
+            ownership: *ownership.lock(),
             is_told_of: watches.get().is_some(),
         }
     }
@@ -111,7 +114,7 @@ impl SavedFile {
         self,
         restorer: &mut Restorer<'_>,
     ) -> Result<(Arc<OpenFile>, Option<SavedItems>), StateError> {
-        let Self { body, location, path, access, flags, offset, locks, is_told_of } = self;
+        let Self { body, location, path, access, flags, offset, locks, ownership, is_told_of } = self;
         let (body, items) = match body {
             SavedBody::Epoll(epoll) => {
                 let (epoll, items) = epoll.restore(restorer)?;
@@ -131,6 +134,7 @@ impl SavedFile {
             flags: AtomicU32::new(flags),
             offset: Mutex::new(offset),
             locks: locks.map_or_else(OnceLock::new, |locks| OnceLock::from(locks.restore(restorer))),
+            ownership: Mutex::new(ownership),
             watches: is_told_of.then(|| restorer.tree.watches().clone()).map_or_else(OnceLock::new, OnceLock::from),
         };
         Ok((Arc::new(file), items))

@@ -86,6 +86,8 @@ impl Kernel {
             statistics,
             unknown_calls,
             last_tid,
+            // Those open files that have `O_ASYNC`.
+            asynchronous: _,
             // Set anew by whatever call is served next.
             caller: _,
             // A measurement of the monitor's, made where it was asked for.

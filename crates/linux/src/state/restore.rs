@@ -352,6 +352,7 @@ fn restore_kernel(
     for (tid, thread) in saved_threads {
         threads.insert(tid, thread.restore(&restorer)?);
     }
+    let asynchronous = restorer.files.iter().filter(|file| file.is_asynchronous()).map(Arc::downgrade).collect();
     let (claims, cut) = (restorer.claims, restorer.cut);
     frames.check_claims(&claims)?;
     clock.publish(frames.memory(), vdso.data());
@@ -377,6 +378,7 @@ fn restore_kernel(
         failure: saved.failure,
         statistics: saved.statistics,
         unknown_calls: saved.unknown_calls,
+        asynchronous,
         last_tid: saved.last_tid,
         caller: FIRST_PID,
         profile: None,

@@ -48,9 +48,8 @@ fn ioctl(call: &mut Call<'_>) -> SysResult {
             file.set_nonblocking(is_nonblocking);
         }
         FIOASYNC => {
-            if call.read::<i32>(argument)? != 0 {
-                return Err(Errno::EOPNOTSUPP.into());
-            }
+            let is_asynchronous = call.read::<i32>(argument)? != 0;
+            call.kernel.set_asynchronous(&file, is_asynchronous)?;
         }
         request if let Body::Terminal(end) = &file.body => return terminal::request(call, &file, end, request),
         FIONREAD => {

@@ -53,10 +53,10 @@ const TIOCGPTLCK: u32 = 0x8004_5439;
 const TIOCGPTPEER: u32 = 0x5441;
 
 /// What the entry of `ioctl` says.
-pub(super) const SUPPORTED: &str = "FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, SIOCGIF of lo and eth0; of terminals \
+pub(super) const SUPPORTED: &str = "FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC, FIONREAD, SIOCGIF of lo and eth0; of terminals \
     TCGETS and TCSETS with their variants, TCSBRK, TCSBRKP, TCXONC, TCFLSH, TIOCSCTTY, TIOCNOTTY, TIOCGPGRP, TIOCSPGRP, \
     TIOCGSID, TIOCGWINSZ, TIOCSWINSZ, TIOCOUTQ, TIOCGETD, TIOCGPTN, TIOCSPTLCK, TIOCGPTLCK, TIOCGPTPEER; TIOCPKT is EINVAL, \
-    TIOCSTI is EIO, FIOASYNC is EOPNOTSUPP, others are ENOTTY";
+    TIOCSTI is EIO, others are ENOTTY";
 
 /// Reads from a terminal into parts of guest memory, as its settings say (`termios(3)`, "Canonical and noncanonical mode").
 pub(super) fn read(call: &mut Call<'_>, file: &OpenFile, end: &TerminalEnd, vector: &Vector) -> SysResult {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -444,6 +445,82 @@ static void probed(void)
     SAY(syscall(SYS_capset, version, none));
 }
 
+static sigset_t input;
+
+/* Whether the signal comes in some time, or has come already. */
+static void awaited(const char *when, long seconds)
+{
+    siginfo_t info = {0};
+    int signal = sigtimedwait(&input, &info, &(struct timespec){seconds, 0});
+    if (signal < 0)
+        printf("%s: %s\n", when, strerrorname_np(errno));
+    else
+        printf("%s: %d code %d\n", when, signal, info.si_code);
+}
+
+static void owned(void)
+{
+    int ends[2], pipes[2], on = 1, off = 0, event = eventfd(0, 0);
+    struct f_owner_ex owner = {-1, -1};
+    char bytes[10];
+    setpgid(0, 0);
+    sigemptyset(&input);
+    sigaddset(&input, SIGIO);
+    sigprocmask(SIG_BLOCK, &input, 0);
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || pipe(pipes))
+        abort();
+    SAY(fcntl(ends[0], F_GETOWN_EX, &owner));
+    SHOW("nobody", "%d", owner.pid);
+    SAY(fcntl(ends[0], F_GETOWN));
+    SAY(ioctl(ends[0], FIOASYNC, &on));
+    SAY(fcntl(ends[0], F_GETFL) & O_ASYNC);
+    SAY(write(ends[1], "a", 1));
+    awaited("nobody told", 0);
+    SAY(fcntl(ends[0], F_SETOWN, getpid()));
+    SAY(fcntl(ends[0], F_GETOWN) == getpid());
+    SAY(fcntl(ends[0], F_GETOWN_EX, &owner));
+    SHOW("a process", "%d %d", owner.type, owner.pid == getpid());
+    SAY(read(ends[0], bytes, sizeof bytes));
+    awaited("after reading", 0);
+    SAY(write(ends[1], "b", 1));
+    awaited("something to read", 5);
+    SAY(read(ends[0], bytes, sizeof bytes));
+    awaited("after reading", 0);
+    SAY(ioctl(ends[0], FIOASYNC, &off));
+    SAY(fcntl(ends[0], F_GETFL) & O_ASYNC);
+    SAY(write(ends[1], "c", 1));
+    awaited("switched off", 0);
+    SAY(fcntl(pipes[0], F_SETOWN, -getpgrp()));
+    SAY(fcntl(pipes[0], F_SETFL, O_ASYNC | O_NONBLOCK));
+    SAY(fcntl(pipes[0], F_GETFL));
+    SAY(fcntl(pipes[0], F_GETOWN_EX, &owner));
+    SHOW("a group", "%d %d", owner.type, owner.pid == getpgrp());
+    SAY(write(pipes[1], "d", 1));
+    awaited("a pipe", 5);
+    SAY(read(pipes[0], bytes, sizeof bytes));
+    owner = (struct f_owner_ex){F_OWNER_TID, gettid()};
+    SAY(fcntl(pipes[0], F_SETOWN_EX, &owner));
+    SAY(write(pipes[1], "e", 1));
+    awaited("a thread", 5);
+    SAY(read(pipes[0], bytes, sizeof bytes));
+    close(pipes[1]);
+    awaited("the end", 5);
+    owner.type = 9;
+    SAY(fcntl(pipes[0], F_SETOWN_EX, &owner));
+    SAY(fcntl(pipes[0], F_SETOWN, 4194303));
+    SAY(fcntl(pipes[0], F_SETOWN, -4194303));
+    SAY(fcntl(pipes[0], F_SETOWN, 0x80000000));
+    SAY(fcntl(pipes[0], F_SETOWN, 0));
+    SAY(fcntl(pipes[0], F_GETOWN));
+    SAY(fcntl(pipes[0], F_GETSIG));
+    SAY(fcntl(pipes[0], F_SETSIG, 0));
+    SAY(ioctl(event, FIOASYNC, &on));
+    SAY(fcntl(event, F_SETFL, O_ASYNC));
+    SAY(fcntl(event, F_GETFL) & O_ASYNC);
+    SAY(ioctl(open("/dev/null", O_RDWR), FIOASYNC, &on));
+    SAY(ioctl(ends[0], FIOASYNC, 1));
+}
+
 int main(int count, char **arguments)
 {
     if (count > 1 && !strcmp(arguments[1], "again")) {
@@ -460,6 +537,7 @@ int main(int count, char **arguments)
     apart(policies);
     apart(locked);
     apart(probed);
+    apart(owned);
     apart(somebody_else);
     fflush(stdout);
     SAY(syscall(SYS_setresuid, 0, 0, 1000));
