@@ -19,7 +19,7 @@ pub const SET: &str = "SO_REUSEADDR, SO_REUSEPORT, SO_LINGER, SO_RCVTIMEO, SO_SN
     membership of multicast groups and others are ENOPROTOOPT";
 /// What `getsockopt(2)` takes.
 pub const TOLD: &str = "what `setsockopt` takes, SO_ERROR, SO_TYPE, SO_DOMAIN, SO_PROTOCOL, SO_ACCEPTCONN, SO_PEERCRED of Unix \
-    sockets; TCP_INFO and others are ENOPROTOOPT";
+    sockets, TCP_INFO (state, and the queue of a listening socket; the rest is zero); others are ENOPROTOOPT";
 
 /// Options that are plain numbers.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -131,6 +131,9 @@ impl Options {
     /// An option's value. `ENOPROTOOPT` if there is none of that number.
     pub fn get(&self, family: Family, is_stream: bool, level: i32, name: i32) -> Result<i32, Errno> {
         check_level(family, level)?;
+        if level == libc::IPPROTO_TCP && !is_stream {
+            return Err(Errno::EOPNOTSUPP); // Linux asks the network layer, and only setting gives `ENOPROTOOPT`.
+        }
         let initial = initial(family, is_stream, level, name).ok_or(Errno::ENOPROTOOPT)?;
         Ok(self.0.get(&(level, name)).copied().unwrap_or(initial))
     }

@@ -337,6 +337,11 @@ impl Socket {
         self.state.lock().backlog.is_some()
     }
 
+    /// How many connections wait to be accepted, and how many may, if it accepts any.
+    pub fn waiting_connections(&self) -> Option<(usize, usize)> {
+        self.state.lock().backlog.as_ref().map(|backlog| (backlog.waiting.len(), backlog.limit))
+    }
+
     /// Connects `client` to this listening socket: the accepting side waits in the backlog. `EAGAIN` if that is full,
     /// `ENOMEM` if the guest has too many sockets.
     pub fn connect_from(self: &Arc<Self>, client: &Arc<Socket>, local: Address) -> Result<(), Errno> {

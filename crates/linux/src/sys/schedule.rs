@@ -266,7 +266,7 @@ fn sched_getattr(call: &mut Call<'_>) -> SysResult {
 fn sched_get_priority_max(call: &mut Call<'_>) -> SysResult {
     match call.int(0) {
         POLICY_FIFO | POLICY_ROUND_ROBIN => Ok(99),
-        POLICY_OTHER | POLICY_BATCH | POLICY_IDLE => Ok(0),
+        POLICY_OTHER | POLICY_BATCH | POLICY_IDLE | POLICY_DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }
@@ -274,7 +274,7 @@ fn sched_get_priority_max(call: &mut Call<'_>) -> SysResult {
 fn sched_get_priority_min(call: &mut Call<'_>) -> SysResult {
     match call.int(0) {
         POLICY_FIFO | POLICY_ROUND_ROBIN => Ok(1),
-        POLICY_OTHER | POLICY_BATCH | POLICY_IDLE => Ok(0),
+        POLICY_OTHER | POLICY_BATCH | POLICY_IDLE | POLICY_DEADLINE => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
 }

@@ -2,6 +2,8 @@
 #include "check.h"
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -521,6 +523,44 @@ static void owned(void)
     SAY(ioctl(ends[0], FIOASYNC, 1));
 }
 
+static void connection(const char *name, int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof info;
+    SAY(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length));
+    printf("%s: state %d", name, info.tcpi_state);
+    if (info.tcpi_state == TCP_LISTEN)
+        printf(", %u of %u wait", info.tcpi_unacked, info.tcpi_sacked);
+    printf("\n");
+}
+
+static void connections(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int listening = socket(AF_INET, SOCK_STREAM, 0), client = socket(AF_INET, SOCK_STREAM, 0);
+    int datagrams = socket(AF_INET, SOCK_DGRAM, 0), local = socket(AF_UNIX, SOCK_STREAM, 0);
+    connection("new", client);
+    if (bind(listening, (struct sockaddr *)&address, length) || listen(listening, 5)
+        || getsockname(listening, (struct sockaddr *)&address, &length))
+        abort();
+    connection("listening", listening);
+    if (connect(client, (struct sockaddr *)&address, length))
+        abort();
+    connection("client", client);
+    connection("one waits", listening);
+    connection("server", accept(listening, 0, 0));
+    connection("none waits", listening);
+    connection("datagrams", datagrams);
+    connection("local", local);
+    char state[1];
+    length = 1;
+    SAY(getsockopt(client, IPPROTO_TCP, TCP_INFO, state, &length));
+    SHOW("first byte", "%u %d", length, state[0]);
+    SAY(sched_get_priority_max(6));
+    SAY(sched_get_priority_min(6));
+}
+
 int main(int count, char **arguments)
 {
     if (count > 1 && !strcmp(arguments[1], "again")) {
@@ -538,6 +578,7 @@ int main(int count, char **arguments)
     apart(locked);
     apart(probed);
     apart(owned);
+    apart(connections);
     apart(somebody_else);
     fflush(stdout);
     SAY(syscall(SYS_setresuid, 0, 0, 1000));
