@@ -2,6 +2,7 @@
 
 use calypte_platform::{FrameRange, PAGE_SIZE, Protection};
 
+use super::ahead::eager_bytes;
 use super::area::{Area, Backing, is_page_aligned, page_up};
 use super::fault::Holes;
 use super::pages::Run;
@@ -10,8 +11,6 @@ use crate::errno::Errno;
 use crate::file::Mapping;
 use crate::frames::Frames;
 
-/// Anonymous areas up to this size are backed at once: 128 KiB. They are about to be used, and cost no fault then.
-const EAGER_BYTES_MAX: u64 = 128 * 1024;
 /// Most pages that one call backs: 64 MiB. The lock is held meanwhile.
 pub(super) const POPULATE_PAGES_MAX: u64 = (64 << 20) / PAGE_SIZE as u64;
 /// Lowest address at which the heap may end below the mappings: room of `brk`.
@@ -102,11 +101,12 @@ impl Space {
             self.back(frames, run, request.protection).map_err(|_| Errno::ENOMEM)?;
             page += u64::from(range.count);
         }
-        let is_small = length <= EAGER_BYTES_MAX && matches!(area.backing, Backing::Anonymous);
+        let is_small = matches!(area.backing, Backing::Anonymous) && length <= eager_bytes(frames);
         if !request.protection.is_empty() && (request.populate || is_small || area.is_locked) {
             // As for Linux, a page that cannot be had now is no reason to fail. Very many are left to come on demand.
             let populated = page_of(end).min(page_of(start) + POPULATE_PAGES_MAX);
-            let _ = self.fill(frames, start, &area, (page_of(start), populated), Holes::Filled);
+            let holes = if request.populate || area.is_locked { Holes::Filled } else { Holes::Kept };
+            let _ = self.fill(frames, start, &area, (page_of(start), populated), holes);
         }
         Ok(start)
     }
@@ -162,13 +162,20 @@ impl Space {
     }
 
     /// `mprotect`.
-    pub(crate) fn protect(&mut self, start: u64, length: u64, protection: Protection) -> Result<(), Errno> {
+    pub(crate) fn protect(
+        &mut self,
+        frames: &mut Frames,
+        start: u64,
+        length: u64,
+        protection: Protection,
+    ) -> Result<(), Errno> {
         let end = self.range_end(start, length)?;
         if start == end {
             return Ok(());
         }
         // Areas are changed in order up to the first that cannot be.
         let (mut at, mut changed, mut outcome) = (start, Vec::new(), Ok(()));
+        let is_chunk = self.is_chunk_opened(frames, start, end, protection);
         for (from, to, area) in self.areas.within(start, end) {
             if from != at {
                 break;
@@ -197,6 +204,11 @@ impl Space {
             }
         }
         self.platform.protect_all(&ranges);
+        if is_chunk && let Some((area_start, area)) = self.areas.at(start) {
+            let area = area.clone();
+            // As in `map`, a page that cannot be had now is no reason to fail.
+            let _ = self.fill(frames, area_start, &area, (page_of(start), page_of(end)), Holes::Kept);
+        }
         outcome
     }
 

@@ -55,7 +55,7 @@ impl Space {
 
     /// Copies one page or more from the start of a run: how many.
     fn copy(&mut self, frames: &mut Frames, area: &Area, run: Run) -> Result<u32, Fault> {
-        let copies = frames.allocate_run(run.frames.count, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
+        let copies = self.allocate_run(frames, run.frames.count).map_err(|_| Fault::OutOfMemory)?;
         let mut content = [0; PAGE_SIZE];
         for (from, to) in run.frames.iter().zip(copies.iter()) {
             frames.memory().copy_out(from, 0, &mut content);

@@ -35,12 +35,12 @@ pub enum Fault {
     OutOfMemory,
 }
 
-/// What becomes of pages that a file in guest memory does not have.
+/// How much is done for pages: for those that somebody needs all that is possible, for a guess only what costs little.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holes {
-    /// The file gets them.
+    /// Holes of a file in guest memory get pages, and memory that has run out is looked for.
     Filled,
-    /// They stay absent.
+    /// Holes stay.
     Kept,
 }
 
@@ -125,13 +125,13 @@ impl Space {
                 continue;
             }
             let count = match &area.backing {
-                Backing::Anonymous => self.fill_anonymous(frames, area, page, absent)?,
+                Backing::Anonymous => self.fill_anonymous(frames, area, (page, absent), holes)?,
                 Backing::File { mapping, offset } => {
                     let index = (offset / PAGE_SIZE as u64) + (page - page_of(start));
                     if mapping.is_in_memory() {
                         self.fill_from_memory(frames, area, (page, absent), (mapping, index), holes)?
                     } else {
-                        self.fill_from_host(frames, area, page, absent, mapping, index)?
+                        self.fill_from_host(frames, area, (page, absent), (mapping, index), holes)?
                     }
                 }
                 Backing::Monitor => return Err(Fault::NoContent),
@@ -141,12 +141,28 @@ impl Space {
         Ok(())
     }
 
-    fn fill_anonymous(&mut self, frames: &mut Frames, area: &Area, page: u64, wanted: u64) -> Result<u64, Fault> {
-        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
+    fn fill_anonymous(
+        &mut self,
+        frames: &mut Frames,
+        area: &Area,
+        (page, wanted): (u64, u64),
+        holes: Holes,
+    ) -> Result<u64, Fault> {
+        let range = self.frames_for(frames, wanted, holes)?;
         let run = Run { page, frames: range, is_borrowed: false };
         self.back(frames, run, area.protection).map_err(|_| Fault::OutOfMemory)?;
+        self.ahead.push(page, u64::from(range.count));
         Ok(u64::from(range.count))
+    }
+
+    /// Between one frame and as many as are wanted. Nothing is taken from elsewhere for pages that are only a guess.
+    fn frames_for(&mut self, frames: &mut Frames, wanted: u64, holes: Holes) -> Result<FrameRange, Fault> {
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let range = match holes {
+            Holes::Filled => self.allocate_run(frames, wanted),
+            Holes::Kept => frames.allocate_run(wanted, Charge::Memory),
+        };
+        range.map_err(|_| Fault::OutOfMemory)
     }
 
     /// Backs absent pages with those of a file in guest memory, which private areas borrow: how many pages have been dealt
@@ -179,13 +195,11 @@ impl Space {
         &mut self,
         frames: &mut Frames,
         area: &Area,
-        page: u64,
-        wanted: u64,
-        mapping: &Mapping,
-        index: u64,
+        (page, wanted): (u64, u64),
+        (mapping, index): (&Mapping, u64),
+        holes: Holes,
     ) -> Result<u64, Fault> {
-        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let mut range = frames.allocate_run(wanted, Charge::Memory).map_err(|_| Fault::OutOfMemory)?;
+        let mut range = self.frames_for(frames, wanted, holes)?;
         let read = read_pages(frames, mapping, index, range);
         let filled = *read.as_ref().unwrap_or(&0);
         if filled < range.count {

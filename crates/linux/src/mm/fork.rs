@@ -3,6 +3,7 @@
 
 use calypte_platform::{Machine, Protection};
 
+use super::ahead::Ahead;
 use super::area::{Area, Areas, OnFork};
 use super::pages::{Pages, Run};
 use super::{AddressSpaces, Layout, Space, SpaceId, page_of};
@@ -23,6 +24,7 @@ impl AddressSpaces {
             platform,
             areas: Areas::default(),
             pages: Pages::default(),
+            ahead: Ahead::default(),
             layout: Layout { locks_future: false, ..parent.layout },
         };
         for (start, area) in parent.areas.iter().filter(|(_, area)| area.on_fork != OnFork::Omit) {

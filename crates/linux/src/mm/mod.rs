@@ -1,11 +1,12 @@
 //! Memory of processes: areas (`area`), the pages behind them (`pages`), what fills pages on demand (`fault`), the
-//! changes that `mmap` and its family make (`change`), what `fork` shares (`fork`) and the copies that are made when
-//! somebody writes (`copy`).
+//! changes that `mmap` and its family make (`change`), what is backed before it is touched (`ahead`), what `fork` shares
+//! (`fork`) and the copies that are made when somebody writes (`copy`).
 //!
 //! Invariant: every page recorded in an address space's `Pages` lies in an area and is mapped on the platform with that
 //! area's protection, less the right to write if its frame is borrowed; it holds one reference to its frame.
 
 mod advice;
+mod ahead;
 mod area;
 mod change;
 mod copy;
@@ -28,6 +29,7 @@ pub(crate) use remap::RemapRequest;
 
 use crate::errno::Errno;
 use crate::frames::{ContentId, Frames};
+use ahead::Ahead;
 use area::{Area, Areas, Backing};
 use pages::{Pages, Run};
 
@@ -59,6 +61,7 @@ pub(crate) struct Space {
     platform: Box<dyn AddressSpace>,
     areas: Areas,
     pages: Pages,
+    ahead: Ahead,
     layout: Layout,
 }
 
@@ -119,6 +122,7 @@ impl AddressSpaces {
             platform,
             areas: Areas::default(),
             pages: Pages::default(),
+            ahead: Ahead::default(),
             layout: Layout {
                 lowest,
                 highest,

@@ -71,7 +71,8 @@ impl AddressSpaces {
 
 impl Space {
     fn save(&self, saver: &mut Saver<'_>) -> SavedSpace {
-        let Self { users, platform: _, areas, pages, layout } = self;
+        // When restored, all pages count as backed ahead.
+        let Self { users, platform: _, areas, pages, ahead: _, layout } = self;
         let runs = pages.runs(0, u64::MAX / PAGE_SIZE as u64);
         SavedSpace {
             users: *users,
@@ -268,6 +269,7 @@ impl Space {
                 let allowed = Run { page: at, frames, is_borrowed }.allowed(area.protection);
                 self.platform.map(at * PAGE_SIZE as u64, frames, allowed).map_err(StateError::Platform)?;
                 self.pages.insert(at, frames, is_borrowed);
+                self.ahead.push(at, to - at);
                 at = to;
             }
         }

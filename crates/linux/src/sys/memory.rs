@@ -230,9 +230,9 @@ fn mprotect(call: &mut Call<'_>) -> SysResult {
     if prot & !(PROT_KNOWN | PROT_GROWS_DOWN) != 0 || !address.is_multiple_of(PAGE_SIZE as u64) {
         return Err(Errno::EINVAL.into());
     }
-    let space = memory(call).0;
+    let (space, frames) = memory(call);
     let start = if prot & PROT_GROWS_DOWN != 0 && length > 0 { space.start_of_growing(address)? } else { address };
-    space.protect(start, length.saturating_add(address - start), protection(prot))?;
+    space.protect(frames, start, length.saturating_add(address - start), protection(prot))?;
     Ok(0)
 }
 

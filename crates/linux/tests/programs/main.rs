@@ -31,6 +31,7 @@ const PROGRAMS: &[Program] = &[
     Program::new("memory"),
     Program::new("mappings"),
     Program::new("truncation"),
+    Program::new("chunks").memory_mib(64),
     Program::new("cow"),
     Program::new("races"),
     Program::new("spread"),
