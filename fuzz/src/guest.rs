@@ -61,8 +61,9 @@ pub fn start(machine: Arc<ScriptedMachine>, config: GuestConfig) -> Arc<Guest> {
     guest
 }
 
-/// Nobody else would end the waits of a script: when all threads wait, the calls are interrupted. Some waits no signal
-/// ends, such as that of `vfork`; when all are of that kind, the guest is ended.
+/// Nobody else would end the waits of a script: when all threads wait or are stopped, the calls are interrupted. Some waits
+/// no signal ends, such as that of `vfork`, and nobody continues who is stopped; when all are of that kind, the guest is
+/// ended.
 pub struct Waker {
     script: Arc<Mutex<Script>>,
     /// Steps that had been made when the waits were interrupted last.
@@ -93,7 +94,8 @@ impl Observer for Waker {
             .filter(|(_, thread)| thread.state == ThreadState::Parked)
             .map(|(tid, _)| *tid)
             .collect();
-        if parked.len() == kernel.threads.len() {
+        let can_run = |state| !matches!(state, ThreadState::Parked | ThreadState::Stopped);
+        if !kernel.threads.values().any(|thread| can_run(thread.state)) {
             if std::mem::replace(&mut *self.interrupted_at.lock(), steps) == steps {
                 kernel.exit.get_or_insert(GuestExit::Status(0));
             }
