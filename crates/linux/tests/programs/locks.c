@@ -169,13 +169,17 @@ static void interrupted(void)
     struct sigaction action = {.sa_handler = nothing};
     sigaction(SIGALRM, &action, NULL);
     SAY(flock(a, LOCK_EX));
-    ualarm(20000, 0);
+    /* Again and again: the first may come before the call. */
+    ualarm(20000, 20000);
     SAY(flock(b, LOCK_EX));
+    ualarm(0, 0);
     SAY(set(a, F_OFD_SETLK, F_WRLCK, 0, 0));
-    ualarm(20000, 0);
+    ualarm(20000, 20000);
     SAY(set(b, F_OFD_SETLKW, F_WRLCK, 0, 0));
-    ualarm(20000, 0);
+    ualarm(0, 0);
+    ualarm(20000, 20000);
     SAY(set(b, F_SETLKW, F_WRLCK, 0, 0));
+    ualarm(0, 0);
     close(a);
     close(b);
 }

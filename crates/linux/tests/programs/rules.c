@@ -187,10 +187,11 @@ static void remaining(void)
     SAY(syscall(SYS_ppoll, &polled, 1, &until, 0, 8));
     left("poll later", until.tv_sec, until.tv_nsec);
     until = (struct timespec){40, 0};
-    struct itimerval alarm = {{0, 0}, {0, 5000}};
+    struct itimerval alarm = {{0, 5000}, {0, 5000}}, none = {{0, 0}, {0, 0}};
     sigaction(SIGALRM, &(struct sigaction){.sa_handler = no_one}, 0);
     setitimer(ITIMER_REAL, &alarm, 0);
     SAY(syscall(SYS_ppoll, &polled, 1, &until, 0, 8));
+    setitimer(ITIMER_REAL, &none, 0);
     left("poll interrupted", until.tv_sec, until.tv_nsec);
     SHOW("by seconds", "%d", until.tv_sec == 39);
 }

@@ -236,7 +236,7 @@ int main(void)
     count = 0;
     timer_settime(id, 0, &spec, 0);
     while (!count)
-        pause();
+        usleep(1000);
     printf("timer %d code %d\n", count, code);
     printf("timer_delete %d", timer_delete(id));
     printf(" %d\n", timer_delete(id) == -1);
