@@ -25,10 +25,10 @@ pub const CALLS: &[SystemCall] = &[
     entry(63, "uname", uname),
     entry(97, "getrlimit", getrlimit).supports(LIMITS),
     entry(98, "getrusage", getrusage)
-        .supports("user time and the greatest memory, which is the guest's; system time and other fields are zero"),
+        .supports("processor time and the greatest memory, which is the guest's; other fields are zero"),
     entry(99, "sysinfo", sysinfo)
         .supports("uptime, memory, number of threads; loads, buffers, shared memory and swap are zero"),
-    entry(100, "times", times).supports("user times; system times are zero"),
+    entry(100, "times", times),
     entry(135, "personality", personality).supports("remembered, inherited and told, without an effect"),
     entry(160, "setrlimit", setrlimit).supports(LIMITS),
     entry(302, "prlimit64", prlimit64).supports(LIMITS),

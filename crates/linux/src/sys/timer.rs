@@ -12,13 +12,11 @@ use crate::sys::time::{ClockName, Timespec, Timeval};
 use crate::table::SystemCall;
 use crate::timers::{PosixTimer, Setting, TimerClock};
 
-const INTERVALS: &str = "ITIMER_VIRTUAL and ITIMER_PROF count the same: all processor time of the process";
-
 /// The family's calls.
 pub const CALLS: &[SystemCall] = &[
-    entry(36, "getitimer", getitimer).supports(INTERVALS),
+    entry(36, "getitimer", getitimer),
     entry(37, "alarm", alarm),
-    entry(38, "setitimer", setitimer).supports(INTERVALS),
+    entry(38, "setitimer", setitimer),
     entry(222, "timer_create", timer_create).supports(
         "CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_TAI, alarm clocks (as those without alarm), \
          processor time of the caller; raw and coarse clocks are EOPNOTSUPP, others EINVAL; at most 256 timers a \
