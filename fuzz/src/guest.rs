@@ -3,7 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use calypte_linux::guest::{Guest, GuestConfig, Observer};
 use calypte_linux::kernel::{GuestExit, Kernel};
@@ -26,6 +28,8 @@ pub const PATH_OFFSETS: [u64; 7] = [0, 13, 19, 26, 33, 49, 59];
 const PATH_BYTES: &[u8] = b"/folder/file\0/link\0/tmp/a\0/tmp/b\0/proc/self/maps\0/dev/zero\0/program\0";
 const MEMORY_MIB: u32 = 16;
 const TMP_MIB: u32 = 4;
+/// How often it is looked whether anything can still happen in a guest.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// Frames of the machine of such a guest.
 pub const FRAMES_MAX: u32 = (MEMORY_MIB + TMP_MIB + 4) * 256;
 
@@ -33,10 +37,35 @@ pub const FRAMES_MAX: u32 = (MEMORY_MIB + TMP_MIB + 4) * 256;
 pub fn run(script: &[u8]) {
     let script = Arc::new(Mutex::new(Script::new(script)));
     let machine = ScriptedMachine::new(FRAMES_MAX, script.clone());
-    let guest = start(machine, configuration(Arc::new(Waker::new(script))));
-    guest.run_vcpu(0);
+    let guest = start(machine, configuration(Arc::new(Waker::new(script.clone()))));
+    run_to_end(&guest, &script);
+}
+
+/// Runs a guest to its end and checks that it was not the platform's. A guest in which nothing can happen any more, such as
+/// one whose last process is stopped, is ended.
+pub fn run_to_end(guest: &Arc<Guest>, script: &Mutex<Script>) {
+    std::thread::scope(|scope| {
+        let (ended, is_ended) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            let mut steps_before = None;
+            while is_ended.recv_timeout(WATCH_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let steps = Some(script.lock().steps());
+                let can_run = guest.lock().threads.values().any(|thread| can_run(thread.state));
+                if !can_run && steps == steps_before {
+                    guest.kill(GuestExit::Status(0));
+                }
+                steps_before = steps;
+            }
+        });
+        guest.run_vcpu(0);
+        drop(ended);
+    });
     let exit = guest.wait_exit();
     assert!(exit != GuestExit::Failed, "the platform failed: {:?}", guest.lock().failure);
+}
+
+fn can_run(state: ThreadState) -> bool {
+    !matches!(state, ThreadState::Parked | ThreadState::Stopped)
 }
 
 /// What such a guest is made of.
@@ -62,8 +91,7 @@ pub fn start(machine: Arc<ScriptedMachine>, config: GuestConfig) -> Arc<Guest> {
 }
 
 /// Nobody else would end the waits of a script: when all threads wait or are stopped, the calls are interrupted. Some waits
-/// no signal ends, such as that of `vfork`, and nobody continues who is stopped; when all are of that kind, the guest is
-/// ended.
+/// no signal ends, such as that of `vfork`; when all are of that kind, the guest is ended.
 pub struct Waker {
     script: Arc<Mutex<Script>>,
     /// Steps that had been made when the waits were interrupted last.
@@ -94,7 +122,6 @@ impl Observer for Waker {
             .filter(|(_, thread)| thread.state == ThreadState::Parked)
             .map(|(tid, _)| *tid)
             .collect();
-        let can_run = |state| !matches!(state, ThreadState::Parked | ThreadState::Stopped);
         if !kernel.threads.values().any(|thread| can_run(thread.state)) {
             if std::mem::replace(&mut *self.interrupted_at.lock(), steps) == steps {
                 kernel.exit.get_or_insert(GuestExit::Status(0));

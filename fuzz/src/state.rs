@@ -50,9 +50,9 @@ pub fn run(input: &[u8]) {
     let Ok(state) = State::parse(&bytes) else { return };
     let script = Arc::new(Mutex::new(Script::new(input.0)));
     let machine = ScriptedMachine::new(guest::FRAMES_MAX, script.clone());
-    let config = guest::configuration(Arc::new(Waker::new(script)));
+    let config = guest::configuration(Arc::new(Waker::new(script.clone())));
     match Guest::restore(machine, config, ClockPolicy::Advance, &state) {
-        Ok(guest) => go_on(&guest),
+        Ok(guest) => go_on(&guest, &script),
         Err(error) => assert!(kind > 0, "a sound state is refused: {error}"),
     }
 }
@@ -101,7 +101,7 @@ fn change(bodies: &mut [Vec<u8>], input: &mut Input<'_>) {
 }
 
 /// Lets a restored guest run to its end. What it waits for would not come: the waits are interrupted.
-fn go_on(guest: &Arc<Guest>) {
+fn go_on(guest: &Arc<Guest>, script: &Mutex<Script>) {
     {
         let mut kernel = guest.lock();
         guest.set_frozen(&mut kernel, false);
@@ -109,14 +109,8 @@ fn go_on(guest: &Arc<Guest>) {
         let parked: Vec<_> =
             kernel.threads.iter().filter(|(_, thread)| waiting(thread.state)).map(|(tid, _)| *tid).collect();
         parked.iter().for_each(|tid| _ = kernel.waits.wake(*tid, Woken::Signal));
-        let may_run = |state: ThreadState| matches!(state, ThreadState::Parked | ThreadState::Ready);
-        if !kernel.threads.values().any(|thread| may_run(thread.state)) {
-            kernel.exit.get_or_insert(GuestExit::Status(0));
-        }
     }
-    guest.run_vcpu(0);
-    let exit = guest.wait_exit();
-    assert!(exit != GuestExit::Failed, "the platform failed: {:?}", guest.lock().failure);
+    guest::run_to_end(guest, script);
 }
 
 /// The bodies of the sections of a guest with something of everything.
