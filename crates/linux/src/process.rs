@@ -156,7 +156,7 @@ pub enum JobChange {
     Continued,
 }
 
-/// Processor time.
+/// Processor time. A saved state may say anything, so sums end at the greatest number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessorTime {
     /// In guest code, nanoseconds.
@@ -168,7 +168,23 @@ pub struct ProcessorTime {
 impl ProcessorTime {
     /// Both, nanoseconds.
     pub fn total_ns(self) -> u64 {
-        self.user_ns + self.system_ns
+        self.user_ns.saturating_add(self.system_ns)
+    }
+
+    /// Adds other time to it.
+    pub fn add(&mut self, other: Self) {
+        self.user_ns = self.user_ns.saturating_add(other.user_ns);
+        self.system_ns = self.system_ns.saturating_add(other.system_ns);
+    }
+
+    /// Time in guest code.
+    pub fn user(user_ns: u64) -> Self {
+        Self { user_ns, system_ns: 0 }
+    }
+
+    /// Time of serving.
+    pub fn system(system_ns: u64) -> Self {
+        Self { user_ns: 0, system_ns }
     }
 }
 
@@ -184,8 +200,7 @@ pub struct Usage {
 impl Usage {
     /// Adds that of another process.
     pub fn add(&mut self, other: Usage) {
-        self.time.user_ns += other.time.user_ns;
-        self.time.system_ns += other.time.system_ns;
+        self.time.add(other.time);
         self.resident_max_kib = self.resident_max_kib.max(other.resident_max_kib);
     }
 }

@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::guest::Guest;
 use crate::kernel::{GuestExit, Kernel};
 use crate::outcome::{Stop, Woken};
+use crate::process::ProcessorTime;
 use crate::quota::Quota;
 use crate::sched::SLICE_NS;
 use crate::table;
@@ -296,9 +297,9 @@ impl Runner<'_> {
         let Some(tid) = kernel.scheduler.running(self.index) else { return };
         let served_ns = now_ns.saturating_sub(since_ns);
         let Some(thread) = kernel.threads.get_mut(&tid) else { return };
-        thread.time.system_ns += served_ns;
+        thread.time.add(ProcessorTime::system(served_ns));
         let pid = thread.pid;
-        kernel.process_mut(pid).time.system_ns += served_ns;
+        kernel.process_mut(pid).time.add(ProcessorTime::system(served_ns));
     }
 
     /// The thread leaves the virtual CPU. With several of them its state must not stay behind.
@@ -342,9 +343,9 @@ impl Runner<'_> {
         self.serving_since_ns = Some(ended_ns);
         let thread = kernel.threads.get_mut(&tid).expect("only its own virtual CPU ends a running thread");
         thread.registers = registers;
-        thread.time.user_ns += ran_ns;
+        thread.time.add(ProcessorTime::user(ran_ns));
         let (pid, is_killed) = (thread.pid, thread.is_killed);
-        kernel.process_mut(pid).time.user_ns += ran_ns;
+        kernel.process_mut(pid).time.add(ProcessorTime::user(ran_ns));
         kernel.charge_processor_time(pid);
         kernel.statistics.exits += 1;
         kernel.statistics.guest_ns += ran_ns;

@@ -12,8 +12,11 @@ use crate::layout::{CALLS, CODE, CONTROL_BYTES, RESERVED_END, SIGNAL_STACK};
 use crate::shared::SharedFile;
 
 // The first byte is the handler of signals and a breakpoint; the loop makes the calls of which `r12` is the first and
-// `r13` the number, until one fails, and ends at a breakpoint.
+// `r13` the number, until one fails, and ends at a breakpoint. The compiler may split this crate into several objects, so the
+// labels are symbols for all of them, and for nobody outside this program.
 global_asm!(
+    ".globl calypte_ptrace_stub_start, calypte_ptrace_stub_calls, calypte_ptrace_stub_return, calypte_ptrace_stub_end",
+    ".hidden calypte_ptrace_stub_start, calypte_ptrace_stub_calls, calypte_ptrace_stub_return, calypte_ptrace_stub_end",
     ".pushsection .rodata.calypte_ptrace_stub, \"a\", @progbits",
     "calypte_ptrace_stub_start:",
     "int3",
