@@ -100,6 +100,16 @@ pub struct Statistics {
     pub page_faults: u64,
 }
 
+impl Statistics {
+    /// Counts a return from guest code after so much time in it. The counts of a saved state may be anything, so they end at
+    /// the greatest number.
+    pub(crate) fn count_exit(&mut self, ran_ns: u64, is_page_fault: bool) {
+        self.exits = self.exits.saturating_add(1);
+        self.guest_ns = self.guest_ns.saturating_add(ran_ns);
+        self.page_faults = self.page_faults.saturating_add(is_page_fault.into());
+    }
+}
+
 impl Kernel {
     /// Takes away what the guest has printed.
     pub fn take_output(&mut self) -> Vec<(Stream, Vec<u8>)> {
@@ -132,7 +142,7 @@ impl Kernel {
         let own_ns = time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs();
         match self.machine.runs_guest_in_this_process() {
             true => own_ns,
-            false => own_ns + self.statistics.guest_ns,
+            false => own_ns.saturating_add(self.statistics.guest_ns),
         }
     }
 

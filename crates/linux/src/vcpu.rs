@@ -347,9 +347,7 @@ impl Runner<'_> {
         let (pid, is_killed) = (thread.pid, thread.is_killed);
         kernel.process_mut(pid).time.add(ProcessorTime::user(ran_ns));
         kernel.charge_processor_time(pid);
-        kernel.statistics.exits += 1;
-        kernel.statistics.guest_ns += ran_ns;
-        kernel.statistics.page_faults += u64::from(matches!(exit, Exit::PageFault { .. }));
+        kernel.statistics.count_exit(ran_ns, matches!(exit, Exit::PageFault { .. }));
         if let Some(profile) = &mut kernel.profile {
             profile.add_exit(&exit, registers.rax);
         }
