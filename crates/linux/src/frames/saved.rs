@@ -74,6 +74,7 @@ impl SavedFrames {
     pub(crate) fn restore(self, memory: Arc<dyn Memory>, limit: [u32; 2]) -> Result<(Frames, Claims), StateError> {
         let Self { count, used: runs, peak, last_content } = self;
         let broken = |rule| StateError::broken(SectionId::Memory, rule);
+        StateError::check_last_number(SectionId::Memory, last_content, u64::BITS)?;
         // Frames beyond the limits have never been used, but for a few that a larger guest had.
         if count > limit[0].saturating_add(limit[1]) {
             return Err(StateError::TooLarge { frames: count, frames_max: limit[0].saturating_add(limit[1]) });

@@ -138,6 +138,7 @@ impl SavedSpaces {
         restorer: &mut Restorer<'_>,
     ) -> Result<AddressSpaces, StateError> {
         let Self { spaces, last_id } = self;
+        StateError::check_last_number(SectionId::Memory, last_id.into(), u32::BITS)?;
         let mut restored = AddressSpaces::default();
         for (id, saved) in spaces {
             // As a new one, but with the identity that it had.

@@ -87,6 +87,7 @@ impl SavedNetwork {
     pub(crate) fn restore(self, network: &mut Network, restorer: &Restorer<'_>) -> Result<(), StateError> {
         let Self { services, connections, last_connection, closed, bound, abstract_names, next_ephemeral } = self;
         let broken = |rule| StateError::broken(SectionId::Network, rule);
+        StateError::check_last_number(SectionId::Network, last_connection, u64::BITS)?;
         let weak = |number| restorer.socket(number).map(Arc::downgrade);
         if services.len() != network.services.len() {
             return Err(StateError::OtherServices);

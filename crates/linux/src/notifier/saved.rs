@@ -33,6 +33,7 @@ impl Notifier {
     /// Puts back what objects have rung and which alarms are set, whatever making the objects again has done.
     pub(crate) fn restore(&self, saved: SavedNotifier) -> Result<(), StateError> {
         let SavedNotifier { last_object, rung, alarms } = saved;
+        StateError::check_last_number(SectionId::Kernel, last_object, u64::BITS)?;
         let objects = alarms.iter().map(|(object, _)| object).chain(&rung);
         if objects.into_iter().any(|object| object.0 > last_object) {
             return Err(StateError::broken(SectionId::Kernel, "an alarm of an object that was never made"));

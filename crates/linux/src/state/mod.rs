@@ -202,4 +202,12 @@ impl StateError {
     pub(crate) fn broken(section: SectionId, rule: &'static str) -> Self {
         Self::Broken { section: section.name(), rule }
     }
+
+    /// Refuses the last of numbers that are given one after the other, if they would soon be used up: no guest lives as long.
+    pub(crate) fn check_last_number(section: SectionId, last: u64, width: u32) -> Result<(), Self> {
+        if last >> (width - 1) != 0 {
+            return Err(Self::broken(section, "numbers that are nearly used up"));
+        }
+        Ok(())
+    }
 }

@@ -45,6 +45,7 @@ impl Locks {
 
     pub(crate) fn restore(&self, saved: SavedLocks, restorer: &mut Restorer<'_>) -> Result<(), StateError> {
         let SavedLocks { last_owner, files, waiting } = saved;
+        StateError::check_last_number(SectionId::Files, last_owner, u64::BITS)?;
         let broken = |rule| StateError::broken(SectionId::Files, rule);
         let mut state = State { last_owner, ..State::default() };
         for (key, SavedFileLocks { records, whole, beacon }) in files {
