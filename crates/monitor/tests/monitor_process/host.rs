@@ -156,6 +156,18 @@ impl Environment {
         }
     }
 
+    /// Takes this much output, which must be what comes next. A program that is held back may write it in pieces.
+    pub(crate) fn receive_output(&mut self, expected: &str) {
+        let mut log = Vec::new();
+        while log.len() < expected.len() {
+            match self.receive() {
+                Some(ToWorker::Log { bytes, dropped_bytes: 0 }) => log.extend(bytes),
+                other => panic!("{other:?} instead of {expected:?}, after {log:?}"),
+            }
+        }
+        assert_eq!(String::from_utf8(log).as_deref(), Ok(expected));
+    }
+
     /// The next message that is not output, and the output before it.
     pub(crate) fn receive_with_log(&mut self) -> (String, ToWorker) {
         let mut log = Vec::new();

@@ -142,7 +142,7 @@ fn closing_the_socket_ends_a_spinning_guest() {
     let mut zygote = Zygote::start();
     let mut environment = runtime(&mut zygote);
     environment.invoke("1", "spin");
-    assert_eq!(environment.receive(), Some(ToWorker::Log { bytes: b"spinning\n".to_vec(), dropped_bytes: 0 }));
+    environment.receive_output("spinning\n");
     environment.close();
     assert_eq!(zygote.wait_ended(&environment), 0);
 }
@@ -209,7 +209,7 @@ fn a_bound_begins_after_initialisation() {
         assert!(matches!(environment.receive_with_log().1, ToWorker::Response { .. }));
         assert!(matches!(environment.receive(), Some(ToWorker::Ready { .. })));
         environment.invoke("2", "spin");
-        assert_eq!(environment.receive(), Some(ToWorker::Log { bytes: b"spinning\n".to_vec(), dropped_bytes: 0 }));
+        environment.receive_output("spinning\n");
         let used = || cpu_ticks_with_children(environment.pid);
         let (before, began) = (used(), Instant::now());
         // The time over which it is measured.
