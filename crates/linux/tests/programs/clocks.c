@@ -35,19 +35,25 @@ int main(void)
         }
         printf("clock %d: backwards %d, disagree %d\n", clocks[c], backwards, disagree);
     }
-    long long begin = now(CLOCK_MONOTONIC);
-    for (int i = 0; i < 10000; i++)
-        now(CLOCK_MONOTONIC);
-    long long each = (now(CLOCK_MONOTONIC) - begin) / 10000;
-    printf("cheap %d\n", each < 2000 || !has_invariant_counter());
+    /* Without a system call: in the best of many batches, since a busy host interrupts some. */
+    long long best = 1000000;
+    for (int batch = 0; batch < 100; batch++) {
+        long long begin = now(CLOCK_MONOTONIC);
+        for (int i = 0; i < 100; i++)
+            now(CLOCK_MONOTONIC);
+        long long each = (now(CLOCK_MONOTONIC) - begin) / 100;
+        best = each < best ? each : best;
+    }
+    printf("cheap %d\n", best < 2000 || !has_invariant_counter());
     struct timeval tv;
     gettimeofday(&tv, 0);
     long long real = now(CLOCK_REALTIME);
     printf("gettimeofday %d\n", real - (tv.tv_sec * 1000000000LL + tv.tv_usec * 1000LL) < 1000000000LL);
-    printf("time %d\n", time(0) >= tv.tv_sec && time(0) - tv.tv_sec < 2);
+    /* Linux tells it by the last tick, so at the change of a second it is one behind. */
+    printf("time %d\n", time(0) >= tv.tv_sec - 1 && time(0) - tv.tv_sec < 2);
     printf("plausible %d\n", tv.tv_sec > 1700000000);
     struct timespec nap = { 0, 5000000 }, resolution;
-    begin = now(CLOCK_MONOTONIC);
+    long long begin = now(CLOCK_MONOTONIC);
     nanosleep(&nap, 0);
     printf("slept %d\n", now(CLOCK_MONOTONIC) - begin >= 5000000);
     struct timespec until;
