@@ -23,7 +23,7 @@ const CHANGES_MAX: u8 = 16;
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let kind = input.byte();
-    let mut bodies = bodies().clone();
+    let mut bodies = sample().bodies.clone();
     let bytes = match kind {
         // Damage that checksums show.
         0xff => {
@@ -105,23 +105,30 @@ fn go_on(guest: &Arc<Guest>, script: &Mutex<Script>) {
     {
         let mut kernel = guest.lock();
         guest.set_frozen(&mut kernel, false);
-        let waiting = |state: ThreadState| state == ThreadState::Parked;
-        let parked: Vec<_> =
-            kernel.threads.iter().filter(|(_, thread)| waiting(thread.state)).map(|(tid, _)| *tid).collect();
+        let waiting = kernel.threads.iter().filter(|(_, thread)| thread.state == ThreadState::Parked);
+        let parked: Vec<_> = waiting.map(|(tid, _)| *tid).collect();
         parked.iter().for_each(|tid| _ = kernel.waits.wake(*tid, Woken::Signal));
     }
     guest::run_to_end(guest, script);
 }
 
-/// The bodies of the sections of a guest with something of everything.
-fn bodies() -> &'static Vec<Vec<u8>> {
-    static BODIES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    BODIES.get_or_init(|| {
+/// The sections of a guest with something of everything.
+struct Sample {
+    /// Number, version and flags of each, as they stand in its row.
+    heads: Vec<[u8; 8]>,
+    bodies: Vec<Vec<u8>>,
+}
+
+fn sample() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
         let bytes = save_after(&preparation());
-        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes")) as usize;
+        let word = |at: usize| -> [u8; 8] { bytes[at..at + 8].try_into().expect("eight bytes") };
+        let number = |at: usize| u64::from_le_bytes(word(at)) as usize;
         let count = u32::from_le_bytes(bytes[12..16].try_into().expect("four bytes")) as usize;
         let rows = (0..count).map(|index| HEADER_BYTES + index * ROW_BYTES);
-        rows.map(|row| bytes[number(row + 8)..][..number(row + 16)].to_vec()).collect()
+        let body = |row: usize| bytes[number(row + 8)..][..number(row + 16)].to_vec();
+        Sample { heads: rows.clone().map(word).collect(), bodies: rows.map(body).collect() }
     })
 }
 
@@ -129,10 +136,9 @@ fn bodies() -> &'static Vec<Vec<u8>> {
 fn assemble(bodies: &[Vec<u8>]) -> Vec<u8> {
     let mut rows = Vec::new();
     let mut bytes = vec![0; HEADER_BYTES + bodies.len() * ROW_BYTES];
-    for (number, body) in (1_u32..).zip(bodies) {
+    for (head, body) in sample().heads.iter().zip(bodies) {
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        rows.extend(number.to_le_bytes());
-        rows.extend([1, 0, 1, 0]); // version, required
+        rows.extend(head);
         rows.extend((bytes.len() as u64).to_le_bytes());
         rows.extend((body.len() as u64).to_le_bytes());
         rows.extend(blake3::hash(body).as_bytes());

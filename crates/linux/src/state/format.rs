@@ -42,7 +42,7 @@ pub enum SectionId {
     Pages,
 }
 
-/// One row of the table of sections: number, name, the version that is written and the oldest that is read.
+/// One row of the table of sections. The version of its body is the one that is written, and the only one that is read.
 struct Known {
     id: SectionId,
     number: u32,
@@ -58,10 +58,10 @@ const fn known(id: SectionId, number: u32, name: &'static str, version: u16) -> 
 const SECTIONS: [Known; 8] = [
     known(SectionId::Identity, 1, "identity", 1),
     known(SectionId::Kernel, 2, "kernel", 1),
-    known(SectionId::Processes, 3, "processes", 1),
+    known(SectionId::Processes, 3, "processes", 2),
     known(SectionId::Memory, 4, "memory", 1),
-    known(SectionId::Files, 5, "files", 1),
-    known(SectionId::Network, 6, "network", 1),
+    known(SectionId::Files, 5, "files", 2),
+    known(SectionId::Network, 6, "network", 2),
     known(SectionId::PageIndex, 7, "page index", 1),
     known(SectionId::Pages, 8, "pages", 1),
 ];
