@@ -35,6 +35,8 @@ const HARDWARE_CAPABILITIES: u64 = 0x078b_fbff;
 const SIGNAL_STACK_BYTES: u64 = 12 * 1024;
 /// `AT_CLKTCK`.
 pub const TICKS_PER_SECOND: u64 = 100;
+/// The length of one.
+pub const NS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 const PLATFORM: &[u8] = b"x86_64\0";
 const RFLAGS_AT_START: u64 = 0x202;
 

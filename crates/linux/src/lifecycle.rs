@@ -169,14 +169,9 @@ impl Kernel {
     /// What `SIGCHLD` says about a child.
     fn child_info(&self, pid: Pid, code: i32, status: i32) -> Info {
         let process = &self.processes[&pid];
-        let ticks = |ns: u64| ns / 10_000_000;
+        let [user, system] = process.time.ticks();
         let uid = u64::from(process.credentials.uid);
-        let fields = [
-            u64::from(pid) | uid << 32,
-            u64::from(status.cast_unsigned()),
-            ticks(process.time.user_ns),
-            ticks(process.time.system_ns),
-        ];
+        let fields = [u64::from(pid) | uid << 32, u64::from(status.cast_unsigned()), user, system];
         Info { signal: Signal::CHLD, code, fields }
     }
 

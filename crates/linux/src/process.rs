@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SECOND_NS;
 use crate::credentials::Credentials;
+use crate::exec::NS_PER_TICK;
 use crate::file::FdTable;
 use crate::file::buffers::Reservation;
 use crate::fs::Location;
@@ -169,6 +170,11 @@ impl ProcessorTime {
     /// Both, nanoseconds.
     pub fn total_ns(self) -> u64 {
         self.user_ns.saturating_add(self.system_ns)
+    }
+
+    /// Both, user time first, as programs are told (`sysconf(_SC_CLK_TCK)`).
+    pub fn ticks(self) -> [u64; 2] {
+        [self.user_ns, self.system_ns].map(|time_ns| time_ns / NS_PER_TICK)
     }
 
     /// Adds other time to it.

@@ -6,7 +6,7 @@ use zerocopy::{Immutable, IntoBytes};
 use crate::call::Call;
 use crate::clock::SECOND_NS;
 use crate::errno::Errno;
-use crate::exec::TICKS_PER_SECOND;
+use crate::exec::NS_PER_TICK;
 use crate::frames::Charge;
 use crate::limits::{Limit, Resource};
 use crate::outcome::SysResult;
@@ -175,14 +175,12 @@ fn getrusage(call: &mut Call<'_>) -> SysResult {
 }
 
 fn times(call: &mut Call<'_>) -> SysResult {
-    let tick_ns = SECOND_NS / TICKS_PER_SECOND;
     if call.args[0] != 0 {
         let process = call.process();
-        let (own, children) = (process.time, process.children_usage.time);
-        let times = [own.user_ns, own.system_ns, children.user_ns, children.system_ns];
-        call.write(call.args[0], &times.map(|time_ns| time_ns / tick_ns))?;
+        let times = [process.time.ticks(), process.children_usage.time.ticks()];
+        call.write(call.args[0], &times)?;
     }
-    Ok(call.kernel.clock.monotonic_ns() / tick_ns)
+    Ok(call.kernel.clock.monotonic_ns() / NS_PER_TICK)
 }
 
 fn getrandom(call: &mut Call<'_>) -> SysResult {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use calypte_platform::{PAGE_SIZE, Protection};
 
 use crate::errno::Errno;
+use crate::exec::NS_PER_TICK;
 use crate::fs::devpts::SLAVE_MAJOR;
 use crate::fs::metadata::{PERMISSION_MASK, device_number};
 use crate::fs::node::Target;
@@ -296,12 +297,11 @@ fn stat(kernel: &Kernel, owner: Owner) -> Result<Vec<u8>, Errno> {
         fields[1] = process.group.into();
         fields[2] = process.session.into();
         fields[3] = terminal.as_ref().map_or(0, |terminal| device_number(SLAVE_MAJOR, terminal.index()));
-        let children = process.children_usage.time;
-        let times = [time.user_ns, time.system_ns, children.user_ns, children.system_ns];
-        fields[10..14].copy_from_slice(&times.map(|time_ns| time_ns / 10_000_000));
+        fields[10..12].copy_from_slice(&time.ticks());
+        fields[12..14].copy_from_slice(&process.children_usage.time.ticks());
         fields[14] = 20;
         fields[16] = thread_count(kernel, owner) as u64;
-        fields[18] = process.started_ns / 10_000_000;
+        fields[18] = process.started_ns / NS_PER_TICK;
         fields[19] = size;
         fields[20] = resident / PAGE_SIZE as u64;
         fields[21] = UNLIMITED;

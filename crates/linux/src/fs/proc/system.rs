@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use calypte_platform::PAGE_SIZE;
 
 use crate::errno::Errno;
+use crate::exec::NS_PER_TICK;
 use crate::file::inotify;
 use crate::file::pipe::CAPACITY_MAX;
 use crate::frames::Charge;
@@ -153,13 +154,13 @@ fn cpuinfo(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
 
 /// Hundredths of a second that all processes have run.
 fn cpu_ticks(kernel: &Kernel) -> u64 {
-    kernel.statistics.guest_ns / 10_000_000
+    kernel.statistics.guest_ns / NS_PER_TICK
 }
 
 fn stat(kernel: &Kernel) -> Result<Vec<u8>, Errno> {
     let user = cpu_ticks(kernel);
     let count = kernel.files.vcpu_count();
-    let idle = (kernel.clock.uptime_ns() / 10_000_000 * u64::from(count)).saturating_sub(user);
+    let idle = (kernel.clock.uptime_ns() / NS_PER_TICK * u64::from(count)).saturating_sub(user);
     let mut content = format!("cpu  {user} 0 0 {idle} 0 0 0 0 0 0\n");
     for index in 0..count {
         let share = u64::from(count);
