@@ -28,7 +28,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("Building Calypte (the first time takes some minutes) …");
     let program = server::build(Profile::Development)?;
-    let data = server::target_folder().join("demo");
+    let data = command::target_folder()?.join("demo");
     // Ctrl-C goes to the server as well, which ends cleanly; this process waits for it.
     ctrlc::set_handler(|| {}).context("cannot handle Ctrl-C")?;
     let server = Server::start(&[], &program, &data, options.port)?;
@@ -96,7 +96,7 @@ fn choose_example(server: &Server) -> anyhow::Result<Example> {
 
 /// Builds `examples/rust-hello` for musl and gives the folder that holds its `bootstrap`.
 pub(crate) fn build_rust_example() -> anyhow::Result<PathBuf> {
-    let target = server::target_folder().join("examples");
+    let target = command::target_folder()?.join("examples");
     command::run(
         command::cargo()
             .args(["build", "--release", "--quiet", "--target", setup::MUSL_TARGET])

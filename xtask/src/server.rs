@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::command::{cargo, output, root, run};
+use crate::command::{cargo, output, run, target_folder};
 
 /// Which optimisation the program is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +26,7 @@ pub(crate) fn build(profile: Profile) -> anyhow::Result<PathBuf> {
         Profile::Release => (&["--release"], "release"),
     };
     run(cargo().args(["build", "--package", "calypte"]).args(flags))?;
-    Ok(target_folder().join(folder).join("calypte"))
-}
-
-/// Where cargo builds.
-pub(crate) fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    Ok(target_folder()?.join(folder).join("calypte"))
 }
 
 /// A running server. Dropping it stops it as Ctrl-C would, and waits for its end.

@@ -116,11 +116,16 @@ fn install_cargo_deny() -> anyhow::Result<()> {
     ]))
 }
 
+/// Whether the file that is written after an installation says that it was this one.
+fn is_installed(stamp: &Path, wanted: &str) -> bool {
+    std::fs::read_to_string(stamp).is_ok_and(|installed| installed == wanted)
+}
+
 fn install_python_packages() -> anyhow::Result<PathBuf> {
     let folder = root().join("target/python-clients");
     let stamp = folder.join("packages.txt");
     let wanted = PYTHON_PACKAGES.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+    if is_installed(&stamp, &wanted) {
         return Ok(folder.join("bin"));
     }
     command::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
@@ -135,7 +140,7 @@ fn install_function_packages(python_bin: &Path) -> anyhow::Result<PathBuf> {
     let folder = root().join("target/python-functions");
     let stamp = folder.with_extension("txt");
     let wanted = std::fs::read_to_string(&requirements)?;
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+    if is_installed(&stamp, &wanted) {
         return Ok(folder);
     }
     if folder.exists() {
