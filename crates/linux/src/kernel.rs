@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
-use calypte_platform::{Access, Frame, Machine, PAGE_SIZE, Protection};
+use calypte_platform::{Access, Frame, FramePart, Machine, PAGE_SIZE, Protection};
 
 use crate::clock::Clock;
 use crate::console::{Console, Stream};
@@ -152,6 +152,12 @@ impl Kernel {
         self.spaces.read(space, &mut self.frames, address, buffer)
     }
 
+    /// As [`Kernel::read_user`], but only as far as bytes may be read: how many, `EFAULT` if that is none.
+    pub fn read_user_some(&mut self, pid: Pid, address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
+        self.spaces.read_some(space, &mut self.frames, address, buffer)
+    }
+
     /// Copies to a process's memory. `EFAULT` if any byte may not be written; bytes before it may have been.
     pub fn write_user(&mut self, pid: Pid, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
@@ -189,10 +195,11 @@ impl Kernel {
         self.processes.get(&self.threads.get(&self.caller)?.pid)
     }
 
-    /// The frame behind a byte of a process's memory, and the offset in it. `EFAULT` if it may not be accessed so.
-    pub fn locate_byte(&mut self, pid: Pid, address: u64, is_write: bool) -> Result<(Frame, usize), Errno> {
+    /// The frame behind the first byte of a buffer in a process's memory, not an empty one, and as many of its bytes as lie
+    /// in consecutive frames, made ready to be written. `EFAULT` if the first one may not be written.
+    pub fn locate_run(&mut self, pid: Pid, address: u64, length: usize) -> Result<FramePart, Errno> {
         let space = self.processes.get(&pid).ok_or(Errno::ESRCH)?.space;
-        self.spaces.locate(space, &mut self.frames, address, is_write)
+        self.spaces.locate_run(space, &mut self.frames, (address, length), true)
     }
 
     /// A process that is known to exist.

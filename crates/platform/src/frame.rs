@@ -47,6 +47,15 @@ impl FramePart {
     pub fn frames(self) -> FrameRange {
         FrameRange { first: self.frame, count: (self.offset + self.length).div_ceil(PAGE_SIZE) as u32 }
     }
+
+    /// Its bytes, cut where a frame ends: the frame, where they begin in it, and which bytes of the part they are.
+    pub fn pieces(self) -> impl Iterator<Item = (Frame, usize, std::ops::Range<usize>)> {
+        self.frames().iter().enumerate().map(move |(index, frame)| {
+            let start = (index * PAGE_SIZE).saturating_sub(self.offset);
+            let end = ((index + 1) * PAGE_SIZE - self.offset).min(self.length);
+            (frame, if index == 0 { self.offset } else { 0 }, start..end)
+        })
+    }
 }
 
 bitflags::bitflags! {

@@ -117,12 +117,9 @@ pub trait Memory: Send + Sync {
         let count = rustix::io::pread(file, &mut buffer, position)?;
         let mut rest = &buffer[..count];
         for part in parts {
-            let (mut frame, mut offset) = (part.frame, part.offset);
-            let (mut piece, after) = rest.split_at(rest.len().min(part.length));
-            while !piece.is_empty() {
-                let (here, next) = piece.split_at(piece.len().min(PAGE_SIZE - offset));
-                self.copy_in(frame, offset, here);
-                (frame, offset, piece) = (Frame(frame.0 + 1), 0, next);
+            let (bytes, after) = rest.split_at(rest.len().min(part.length));
+            for (frame, offset, range) in (FramePart { length: bytes.len(), ..*part }).pieces() {
+                self.copy_in(frame, offset, &bytes[range]);
             }
             rest = after;
         }

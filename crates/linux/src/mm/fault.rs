@@ -1,6 +1,6 @@
 //! Filling pages on demand: for page faults of the guest and for copies by the monitor.
 
-use calypte_platform::{Frame, FrameRange, PAGE_SIZE, Protection};
+use calypte_platform::{Frame, FramePart, FrameRange, PAGE_SIZE, Protection};
 
 use super::area::{Area, Backing, GUARD_GAP_BYTES};
 use super::pages::Run;
@@ -219,13 +219,24 @@ impl Space {
     pub(crate) fn read(&mut self, frames: &mut Frames, address: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         let mut done = 0;
         while done < buffer.len() {
-            let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
-            let (frame, offset) = self.locate(frames, at, Protection::READ, false)?;
-            let count = (PAGE_SIZE - offset).min(buffer.len() - done);
-            frames.memory().copy_out(frame, offset, &mut buffer[done..done + count]);
-            done += count;
+            done += self.read_run(frames, address, buffer, done)?;
         }
         Ok(())
+    }
+
+    /// Copies what follows the first `done` bytes and lies in consecutive frames: how many bytes.
+    pub(crate) fn read_run(
+        &mut self,
+        frames: &mut Frames,
+        address: u64,
+        buffer: &mut [u8],
+        done: usize,
+    ) -> Result<usize, Fault> {
+        let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
+        let part = self.locate_run(frames, (at, buffer.len() - done), Protection::READ, false)?;
+        let piece = &mut buffer[done..done + part.length];
+        part.pieces().for_each(|(frame, offset, range)| frames.memory().copy_out(frame, offset, &mut piece[range]));
+        Ok(part.length)
     }
 
     /// Copies to the process. Protection is checked as for an access of its own.
@@ -244,10 +255,10 @@ impl Space {
         let mut done = 0;
         while done < bytes.len() {
             let at = address.checked_add(done as u64).ok_or(Fault::NoArea)?;
-            let (frame, offset) = self.locate(frames, at, needed, true)?;
-            let count = (PAGE_SIZE - offset).min(bytes.len() - done);
-            frames.memory().copy_in(frame, offset, &bytes[done..done + count]);
-            done += count;
+            let part = self.locate_run(frames, (at, bytes.len() - done), needed, true)?;
+            let piece = &bytes[done..done + part.length];
+            part.pieces().for_each(|(frame, offset, range)| frames.memory().copy_in(frame, offset, &piece[range]));
+            done += part.length;
         }
         Ok(())
     }
@@ -278,6 +289,45 @@ impl Space {
         }
         let backed = backed.expect("the fault has filled it");
         Ok((backed.frame, (address % PAGE_SIZE as u64) as usize))
+    }
+
+    /// As [`Space::locate`] for the first byte of a buffer and all that follow it in its area and in consecutive frames:
+    /// one byte at least, none past the buffer. What is missing is filled at once; a failure there is left to who asks for
+    /// those bytes.
+    pub(crate) fn locate_run(
+        &mut self,
+        frames: &mut Frames,
+        (address, length): (u64, usize),
+        needed: Protection,
+        is_write: bool,
+    ) -> Result<FramePart, Fault> {
+        let (frame, offset) = self.locate(frames, address, needed, is_write)?;
+        let (start, area) = self.areas.at(address).ok_or(Fault::NoArea)?;
+        let bytes = (area.end - address).min(length as u64);
+        let (page, end) = (page_of(address), page_of(address + bytes - 1) + 1);
+        let mut count = self.pages.consecutive(page, end, is_write);
+        if page + count < end {
+            let area = area.clone();
+            self.make_ready(frames, (start, &area), (page + count, end), is_write);
+            count = self.pages.consecutive(page, end, is_write);
+        }
+        let room = count as usize * PAGE_SIZE - offset;
+        Ok(FramePart { frame, offset, length: room.min(bytes as usize) })
+    }
+
+    /// Fills the pages of an area, or copies borrowed ones, as far as the first of them needs it and there is memory.
+    fn make_ready(
+        &mut self,
+        frames: &mut Frames,
+        (start, area): (u64, &Area),
+        (first, end): (u64, u64),
+        is_write: bool,
+    ) {
+        let _ = match self.pages.get(first) {
+            None => self.fill(frames, start, area, (first, end), Holes::Filled),
+            Some(_) if is_write => self.own(frames, area, first, end),
+            Some(_) => Ok(()),
+        };
     }
 }
 

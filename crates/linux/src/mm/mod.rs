@@ -18,7 +18,7 @@ pub(crate) mod saved;
 
 use std::collections::BTreeMap;
 
-use calypte_platform::{AddressSpace, Frame, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
+use calypte_platform::{AddressSpace, Frame, FramePart, Machine, PAGE_SIZE, PlatformError, Protection, SpaceToken};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use advice::ForkAdvice;
@@ -172,6 +172,25 @@ impl AddressSpaces {
         self.note(result)
     }
 
+    /// As [`AddressSpaces::read`], but only as far as bytes may be read: how many, an error if that is none.
+    pub fn read_some(
+        &mut self,
+        id: SpaceId,
+        frames: &mut Frames,
+        address: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, Errno> {
+        let (space, mut done) = (self.space(id), 0);
+        while done < buffer.len() {
+            match space.read_run(frames, address, buffer, done) {
+                Ok(count) => done += count,
+                Err(_) if done > 0 => break,
+                Err(fault) => return self.note(Err(fault)),
+            }
+        }
+        Ok(done)
+    }
+
     /// Copies to a process's memory. `EFAULT` if any byte may not be written.
     pub fn write(&mut self, id: SpaceId, frames: &mut Frames, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         let result = self.space(id).write(frames, address, bytes);
@@ -189,6 +208,20 @@ impl AddressSpaces {
     ) -> Result<(Frame, usize), Errno> {
         let needed = if is_write { Protection::WRITE } else { Protection::READ };
         let result = self.space(id).locate(frames, address, needed, is_write);
+        self.note(result)
+    }
+
+    /// As [`AddressSpaces::locate`] for the first byte of a buffer, not an empty one, and those that follow it in
+    /// consecutive frames.
+    pub fn locate_run(
+        &mut self,
+        id: SpaceId,
+        frames: &mut Frames,
+        buffer: (u64, usize),
+        is_write: bool,
+    ) -> Result<FramePart, Errno> {
+        let needed = if is_write { Protection::WRITE } else { Protection::READ };
+        let result = self.space(id).locate_run(frames, buffer, needed, is_write);
         self.note(result)
     }
 

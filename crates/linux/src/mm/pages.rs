@@ -127,6 +127,30 @@ impl Pages {
         (page..end).take_while(|page| self.get(*page).is_none()).count() as u64
     }
 
+    /// The number of pages from `page` on, at most up to `end`, that consecutive frames stand behind; for a write none
+    /// that is borrowed.
+    pub(super) fn consecutive(&self, page: u64, end: u64, is_write: bool) -> u64 {
+        let Some(Backed { frame: first, .. }) = self.get(page) else { return 0 };
+        let is_next = |(record, number): (&u32, u32)| {
+            let fits = |backed: Backed| backed.frame.0 == number && !(is_write && backed.is_borrowed);
+            Backed::of(*record).is_some_and(fits)
+        };
+        let mut next = page;
+        while next < end
+            && let Some(chunk) = self.chunks.get(&(next / CHUNK_PAGES))
+        {
+            let start = next % CHUNK_PAGES;
+            let records = &chunk.frames[start as usize..(start + (end - next)).min(CHUNK_PAGES) as usize];
+            let numbers = first.0 + (next - page) as u32..;
+            let count = records.iter().zip(numbers).take_while(|pair| is_next(*pair)).count();
+            next += count as u64;
+            if count < records.len() {
+                break;
+            }
+        }
+        next - page
+    }
+
     /// How many pages are backed.
     pub(super) fn count(&self) -> u64 {
         self.count
@@ -169,9 +193,17 @@ mod tests {
         assert_eq!(pages.get(1 << 30), Some(Backed { frame: Frame(100), is_borrowed: true }));
         assert_eq!(pages.absent_from(500, 600), 10);
         assert_eq!(pages.runs(0, 512), [run(510, 7, 2, false)]);
+        let lengths = |page, end| (pages.consecutive(page, end, false), pages.consecutive(page, end, true));
+        assert_eq!([lengths(510, 600), lengths(511, 513), lengths(500, 600)], [(4, 4), (2, 2), (0, 0)]);
+        assert_eq!(lengths(1 << 30, u64::MAX / 4096), (1, 0));
         pages.set_borrowed(511, 513, true);
         assert_eq!(pages.runs(0, 600), [run(510, 7, 1, false), run(511, 8, 2, true), run(513, 10, 1, false)]);
+        let lengths = |page| (pages.consecutive(page, 600, false), pages.consecutive(page, 600, true));
+        assert_eq!([lengths(510), lengths(511), lengths(513)], [(4, 1), (3, 0), (1, 1)]);
         assert_eq!(pages.remove(511, 513), [run(511, 8, 2, true)]);
+        pages.insert(511, FrameRange::one(Frame(9)), false);
+        assert_eq!(pages.consecutive(510, 600, false), 1);
+        pages.remove(511, 512);
         assert_eq!(pages.remove(0, u64::MAX / 4096).len(), 3);
         assert_eq!((pages.count(), pages.chunks.len()), (0, 0));
     }

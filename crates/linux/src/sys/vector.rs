@@ -70,9 +70,10 @@ impl Vector {
         self.length
     }
 
-    /// Copies everything from the guest.
+    /// Copies everything from the guest, or nothing: a message is not cut.
     pub fn gather(&self, call: &mut Call<'_>) -> Result<Vec<u8>, Errno> {
-        self.gather_piece(call, 0, self.length)
+        let bytes = self.gather_piece(call, 0, self.length)?;
+        if bytes.len() == self.length { Ok(bytes) } else { Err(Errno::EFAULT) }
     }
 
     /// Copies `length` bytes from the guest, beginning `skip` bytes into the buffer: fewer where some cannot be read, an
@@ -87,12 +88,14 @@ impl Vector {
                 continue;
             }
             let count = (part_length - skip).min(bytes.len() - done);
-            match call.kernel.read_user(
-                call.pid,
-                part.address.wrapping_add(skip as u64),
-                &mut bytes[done..done + count],
-            ) {
-                Ok(()) => done += count,
+            let at = part.address.wrapping_add(skip as u64);
+            match call.kernel.read_user_some(call.pid, at, &mut bytes[done..done + count]) {
+                Ok(read) => {
+                    done += read;
+                    if read < count {
+                        break;
+                    }
+                }
                 Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
             }
@@ -115,17 +118,17 @@ impl Vector {
             }
             while skip < part_length && rest > 0 {
                 let at = part.address.checked_add(skip as u64).ok_or(Errno::EFAULT)?;
-                let (frame, offset) = match call.kernel.locate_byte(call.pid, at, true) {
-                    Ok(place) => place,
+                let wanted = (part_length - skip).min(rest);
+                let located = match call.kernel.locate_run(call.pid, at, wanted) {
+                    Ok(located) => located,
                     Err(errno) if found.is_empty() => return Err(errno),
                     Err(_) => return Ok(found),
                 };
-                let length = (PAGE_SIZE - offset).min(part_length - skip).min(rest);
-                if !extend(&mut found, FramePart { frame, offset, length }) {
+                if !extend(&mut found, located) {
                     return Ok(found);
                 }
-                skip += length;
-                rest -= length;
+                skip += located.length;
+                rest -= located.length;
             }
             skip = 0;
         }

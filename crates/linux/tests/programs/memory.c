@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define PAGE 4096UL
@@ -263,6 +264,49 @@ static void files(char *self)
     printf("kept %d\n", a[PAGE + 5]);
 }
 
+/* Reads and writes of long buffers: untouched in part, shared with a child in part, and not all of it allowed. */
+static void buffers(char *self)
+{
+    int fd = open(self, O_RDONLY), ends[2], status;
+    char *expected = map(0, 64 * PAGE, PROT_READ | PROT_WRITE, 0), *p = map(0, 64 * PAGE, PROT_READ | PROT_WRITE, 0);
+    long size = pread(fd, expected, 4 * PAGE, 0);
+    printf("whole %d", size == 4 * PAGE);
+    for (int page = 0; page < 64; page += 3)
+        p[page * PAGE] = 1;
+    for (int at = 0; at < 60; at += 5)
+        printf(" %d", pread(fd, p + at * PAGE + 9, size, 0) == size && !memcmp(p + at * PAGE + 9, expected, size));
+    printf("\n");
+    fflush(stdout);
+    memset(p, 5, 64 * PAGE);
+    if (!fork()) { /* what the child reads into its memory is not seen here */
+        p[3 * PAGE] = 6;
+        printf("child %d", pread(fd, p + 1, size, 0) == size && !memcmp(p + 1, expected, size) && p[0] == 5);
+        printf(" %d %d\n", p[4 * PAGE], p[4 * PAGE + 1]);
+        fflush(stdout);
+        _exit(0);
+    }
+    wait(&status);
+    for (size_t i = 0; i < 64 * PAGE; i++)
+        if (p[i] != 5)
+            printf("changed %zu\n", i);
+    mprotect(p + 2 * PAGE, PAGE, PROT_READ);
+    printf("up to what may not be written %ld", (long)pread(fd, p + PAGE / 2, size, 0));
+    printf(" %d %d", !memcmp(p + PAGE / 2, expected, PAGE + PAGE / 2), p[2 * PAGE]);
+    printf(" %ld %d\n", (long)pread(fd, p + 2 * PAGE, size, 0), errno);
+    pipe(ends);
+    munmap(p + 4 * PAGE, PAGE);
+    printf("up to what is not there %ld", (long)write(ends[1], p, 8 * PAGE));
+    printf(" %ld %d", (long)write(ends[1], p + 4 * PAGE, PAGE), errno);
+    printf(" %ld", (long)read(ends[0], p + 8 * PAGE, 8 * PAGE));
+    printf(" %d\n", !memcmp(p + 8 * PAGE, p, 4 * PAGE));
+    char *file = mmap(0, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    printf("private pages of a file %d", pread(fd, file + 1, 3 * PAGE, 0) == 3 * PAGE);
+    printf(" %d %d\n", !memcmp(file + 1, expected, 3 * PAGE), file[0] == expected[0]);
+    close(fd);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 /* More than a program can have, from address 0 on. */
 static void from_zero(void)
 {
@@ -298,5 +342,6 @@ int main(int argc, char **argv)
     files(argv[0]);
     from_zero();
     huge_offset(argv[0]);
+    buffers(argv[0]);
     return 0;
 }
