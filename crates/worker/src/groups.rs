@@ -5,14 +5,20 @@
 //! Processor time: an environment of less than one processor's worth of memory ([`MEMORY_MIB_PER_VCPU`]) has a weight in
 //! proportion when processors are short. With [`CpuLimit::Cap`] it also gets no more than that when they are idle, but
 //! only after its initialisation.
+//!
+//! A server's groups are named `calypte-PID-NUMBER`, and it holds a lock (`flock(2)`) on each for as long as it lives. So
+//! what a server that was killed has left is known by its lock being free, and removed by the next one.
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use calypte_types::limits::MONITOR_OVERHEAD_MIB;
 use calypte_wire::monitor::ProcessorShare;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::invocation::FunctionSpec;
 
@@ -30,6 +36,8 @@ const NICE_STEP: f64 = 1.25;
 const NICE_MAX: f64 = 19.0;
 /// A monitor's page tables and the host's kernel's own, in proportion to the guest's memory: one part in so many.
 const TABLES_PART: u64 = 8;
+/// Names that are tried for a server's groups. One can be in use by a process of the same id in another namespace.
+const NAMES_TRIED_MAX: u32 = 16;
 /// Processes and threads of a monitor, generously.
 const PIDS_MAX: u32 = 256;
 
@@ -77,6 +85,8 @@ enum Hierarchy {
 #[derive(Debug)]
 pub struct Groups {
     hierarchy: Hierarchy,
+    /// Say that the server lives. No other process has these descriptors: they are closed by `exec`.
+    _locks: Vec<OwnedFd>,
 }
 
 /// The group of one environment; removed when dropped, which must be after the end of its process.
@@ -122,20 +132,47 @@ impl Bounds {
 }
 
 impl Groups {
-    /// Makes this process's own group the parent of others. An error says what the host does not allow.
+    /// Makes this process's own group the parent of others, and removes what servers that are no more have left there. An
+    /// error says what the host does not allow.
     pub fn open() -> Result<Self, String> {
         let read = |file: &str| fs::read_to_string(file).map_err(|error| format!("{file}: {error}"));
         let places = Places::parse(&read("/proc/self/cgroup")?, &read("/proc/self/mounts")?);
-        static SERVERS: AtomicU32 = AtomicU32::new(0);
-        let name = format!("calypte-{}-{}", std::process::id(), SERVERS.fetch_add(1, Ordering::Relaxed));
-        let hierarchy = match (places.v1("cpu"), places.v1("memory"), places.v1("pids")) {
-            (Some(cpu), Some(memory), Some(pids)) => {
-                let at = |parent: PathBuf| make(&parent.join(&name));
-                Hierarchy::V1 { cpu: at(cpu)?, memory: at(memory)?, pids: at(pids)? }
-            }
-            _ => Hierarchy::V2(open_v2(&places.v2().ok_or("no control groups are mounted")?, &name)?),
+        let v1 = ["cpu", "memory", "pids"].map(|controller| places.v1(controller));
+        let parents = match v1 {
+            [Some(cpu), Some(memory), Some(pids)] => Hierarchy::V1 { cpu, memory, pids },
+            _ => Hierarchy::V2(places.v2().ok_or("no control groups are mounted")?),
         };
-        Ok(Self { hierarchy })
+        Self::open_below(&parents)
+    }
+
+    fn open_below(parents: &Hierarchy) -> Result<Self, String> {
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        parents.folders().into_iter().for_each(remove_abandoned);
+        for _ in 0..NAMES_TRIED_MAX {
+            let name = format!("calypte-{}-{}", std::process::id(), SERVERS.fetch_add(1, Ordering::Relaxed));
+            let (hierarchy, mut folders) = match parents {
+                Hierarchy::V1 { cpu, memory, pids } => {
+                    let at = |parent: &Path| make(&parent.join(&name));
+                    let (cpu, memory, pids) = (at(cpu)?, at(memory)?, at(pids)?);
+                    (
+                        Hierarchy::V1 { cpu: cpu.clone(), memory: memory.clone(), pids: pids.clone() },
+                        vec![cpu, memory, pids],
+                    )
+                }
+                Hierarchy::V2(own) => {
+                    let environments = open_v2(own, &name)?;
+                    (Hierarchy::V2(environments.clone()), vec![environments, server_folder(own, &name)])
+                }
+            };
+            // Controllers may share a folder.
+            folders.sort();
+            folders.dedup();
+            let locks: Result<Option<Vec<OwnedFd>>, String> = folders.iter().map(|folder| lock(folder)).collect();
+            if let Some(locks) = locks? {
+                return Ok(Self { hierarchy, _locks: locks });
+            }
+        }
+        Err(format!("no name of {NAMES_TRIED_MAX} for a control group is free"))
     }
 
     /// The version of the interface by which [`Groups::open`] would make groups; nothing is left behind.
@@ -249,13 +286,64 @@ fn make(folder: &Path) -> Result<PathBuf, String> {
     }
 }
 
+/// Takes the lock that says that a group's server lives. `None` if somebody else has it, or the group is no more.
+fn lock(folder: &Path) -> Result<Option<OwnedFd>, String> {
+    let failed = |error: Errno| format!("{} cannot be locked: {error}", folder.display());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let descriptor = match rustix::fs::open(folder, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    match rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked.map_err(failed)?,
+    }
+    // Who had the lock before may have removed the folder.
+    let locked = rustix::fs::fstat(&descriptor).map_err(failed)?;
+    let is_there =
+        rustix::fs::stat(folder).is_ok_and(|there| (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino));
+    Ok(is_there.then_some(descriptor))
+}
+
+/// Removes the groups of servers that were killed. One that still has processes stays for the next time.
+fn remove_abandoned(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_str().is_some_and(is_name_of_server) {
+            continue;
+        }
+        let folder = entry.path();
+        let Ok(Some(_lock)) = lock(&folder) else { continue };
+        let environments = fs::read_dir(&folder).into_iter().flatten().flatten();
+        for environment in environments {
+            // Only folders are removed so, and only empty ones.
+            let _ = fs::remove_dir(environment.path());
+        }
+        if fs::remove_dir(&folder).is_ok() {
+            tracing::debug!(folder = %folder.display(), "a control group of a server that is no more has been removed");
+        }
+    }
+}
+
+/// Whether a group is named as [`Groups::open`] names them.
+fn is_name_of_server(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers = name.strip_prefix("calypte-").map(|rest| rest.strip_suffix("-server").unwrap_or(rest));
+    numbers.and_then(|numbers| numbers.split_once('-')).is_some_and(|(pid, number)| is_number(pid) && is_number(number))
+}
+
+/// Where a server's own process is, beside the groups of its environments (version 2).
+fn server_folder(own: &Path, name: &str) -> PathBuf {
+    own.join(format!("{name}-server"))
+}
+
 /// A group of version 2 may have processes or groups with controllers, not both. So this process moves into one beside.
 fn open_v2(own: &Path, name: &str) -> Result<PathBuf, String> {
     let attempt = |file: PathBuf, text: &str| {
         fs::write(&file, text).map_err(|error| format!("{} cannot be written: {error}", file.display()))
     };
     check_delegated(own)?;
-    let server = make(&own.join(format!("{name}-server")))?;
+    let server = make(&server_folder(own, name))?;
     attempt(server.join("cgroup.procs"), "0")?;
     attempt(own.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
     let environments = make(&own.join(name))?;
@@ -343,7 +431,7 @@ mod tests {
     /// version of the interface only.
     fn check_files(hierarchy: Hierarchy, expected: &[(&str, &str)]) {
         let bounds = Bounds { memory_mib: 64, share: 250 };
-        let groups = Groups { hierarchy };
+        let groups = Groups { hierarchy, _locks: Vec::new() };
         let group = groups.create(7, bounds, 4711).unwrap();
         let read = |file: &str| {
             let folders = group.folders();
@@ -402,6 +490,82 @@ mod tests {
         for group in [own, &environments] {
             assert_eq!(fs::read_to_string(group.join("cgroup.subtree_control")).unwrap(), "+cpu +memory +pids");
         }
+    }
+
+    #[test]
+    fn what_dead_servers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path();
+        fs::write(own.join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+        let stay =
+            ["calypte-12-0", "calypte-", "calypte-1", "calypte-1-x", "calypte-1-2-servers", "x-calypte-1-2", "user"];
+        let abandoned =
+            ["calypte-10-0/environment-1", "calypte-10-0/environment-2", "calypte-10-0-server", "calypte-11-7"];
+        for name in stay.iter().chain(&abandoned) {
+            fs::create_dir_all(own.join(name)).unwrap();
+        }
+        // Still has something in it, as a group that has processes.
+        fs::create_dir(own.join("calypte-13-0")).unwrap();
+        fs::write(own.join("calypte-13-0/in-use"), "").unwrap();
+        let live = lock(&own.join("calypte-12-0")).unwrap().unwrap();
+        let groups = Groups::open_below(&Hierarchy::V2(own.to_owned())).unwrap();
+        let mut expected: Vec<String> = stay.iter().map(|name| (*name).to_owned()).collect();
+        let own_name = groups.hierarchy.folders()[0].file_name().unwrap().to_str().unwrap().to_owned();
+        expected.extend([format!("{own_name}-server"), own_name, "calypte-13-0".into(), "cgroup.controllers".into()]);
+        expected.push("cgroup.subtree_control".into());
+        expected.sort();
+        let mut there: Vec<String> =
+            fs::read_dir(own).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        there.sort();
+        assert_eq!(there, expected);
+        drop(live);
+        remove_abandoned(own);
+        assert!(!own.join("calypte-12-0").exists(), "its server has ended");
+        assert!(groups.hierarchy.folders()[0].is_dir(), "its server lives");
+    }
+
+    /// In a process of its own, to be killed: makes groups and waits for its end.
+    const HOLD_GROUPS: &str = "CALYPTE_TEST_HOLD_GROUPS";
+
+    #[test]
+    fn groups_of_a_killed_server_go_with_the_next_one() {
+        let bounds = Bounds { memory_mib: 64, share: 250 };
+        let groups = match Groups::open() {
+            Ok(groups) => groups,
+            Err(reason) => {
+                eprintln!("SKIP groups_of_a_killed_server_go_with_the_next_one: {reason}");
+                return;
+            }
+        };
+        if std::env::var_os(HOLD_GROUPS).is_some() {
+            let _group = groups.create(0, bounds, std::process::id().cast_signed()).unwrap();
+            println!(
+                "\nmade {}",
+                groups.hierarchy.folders().iter().map(|f| f.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+            );
+            loop {
+                std::thread::park();
+            }
+        }
+        drop(groups);
+        let name = "groups::tests::groups_of_a_killed_server_go_with_the_next_one";
+        let mut server = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(HOLD_GROUPS, "1")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = io::BufRead::lines(io::BufReader::new(server.stdout.take().unwrap()));
+        let made = lines.find_map(|line| line.unwrap().strip_prefix("made ").map(str::to_owned)).unwrap();
+        let folders: Vec<&Path> = made.split(' ').map(Path::new).collect();
+        let are_there = || folders.iter().all(|folder| folder.join("environment-0").is_dir());
+        drop(Groups::open().unwrap());
+        assert!(are_there(), "the server lives: {made}");
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(are_there(), "nobody has removed them: {made}");
+        drop(Groups::open().unwrap());
+        assert!(!folders.iter().any(|folder| folder.exists()), "{made}");
     }
 
     /// Microseconds of processor time that a process has used.
