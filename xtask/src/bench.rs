@@ -81,8 +81,11 @@ fn result(name: &str, value: impl Into<Value>, detail: impl Into<String>) -> Val
 impl Bench {
     fn prepare(profile: Profile, is_smoke: bool) -> anyhow::Result<Self> {
         let program = server::build(profile)?;
-        let flags: &[&str] = if profile == Profile::Release { &["--release"] } else { &[] };
-        run_command(cargo().args(["build", "--package", "calypte-testkit", "--bin", "load"]).args(flags))?;
+        let flags: &[&str] = match profile {
+            Profile::Development => &["--workspace"],
+            Profile::Release => &["--package", "calypte-testkit", "--release"],
+        };
+        run_command(cargo().args(["build", "--bin", "load"]).args(flags))?;
         let load = program.with_file_name("load");
         let folder = std::env::temp_dir().join(format!("calypte-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;

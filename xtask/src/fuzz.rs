@@ -49,7 +49,7 @@ pub(crate) struct Options {
 
 /// The gate's part: the targets build and bear their seeds and a few thousand other inputs.
 pub(crate) fn check() -> anyhow::Result<()> {
-    run_command(cargo().args(["build", "--quiet", "--package", "calypte-fuzz"]))?;
+    run_command(cargo().args(["build", "--quiet", "--workspace", "--bin", "fuzz_*"]))?;
     let programs = target_folder()?.join("debug");
     for (name, bytes_max) in TARGETS {
         let mut command = Command::new(programs.join(format!("fuzz_{name}")));

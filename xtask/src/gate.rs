@@ -139,7 +139,9 @@ fn quiet(command: &mut Command) -> anyhow::Result<Outcome> {
 
 /// Releases are static programs, whose C library makes other system calls than this host's: the jail must bear them.
 fn static_program() -> anyhow::Result<Outcome> {
-    command::run(cargo().args(["build", "--quiet", "--package", "calypte", "--target", setup::MUSL_TARGET]))?;
+    // Of the whole workspace, as everything that the gate builds: the features of dependencies are the same then.
+    let which = ["build", "--quiet", "--workspace", "--bin", "calypte", "--target", setup::MUSL_TARGET];
+    command::run(cargo().args(which))?;
     let program = command::target_folder()?.join(setup::MUSL_TARGET).join("debug/calypte");
     let mut run = Command::new(program);
     run.args(["run", "--rootfs", "/", "--", "/bin/sh", "-c", "echo one two | wc -w"]);

@@ -36,8 +36,6 @@ const LEFT_OUT_REASON: &str = "QEMU's translator ends at some bytes by an assert
 const SLOW: &str = "garbage ";
 /// The initial file system, in the stage's folder.
 const ARCHIVE: &str = "initrd";
-/// What QEMU itself says of a run, in the stage's folder.
-const EMULATOR_LOG: &str = "qemu.log";
 /// The mode in which the smoke set runs the test programs, a part of the names of their tests.
 const SMOKE: &str = "kvm, Static, 2 vCPU";
 /// Longest run of the smoke set with one setting of nested paging; three quarters of a minute where nothing else runs.
@@ -72,13 +70,21 @@ pub(crate) fn run(extent: Extent) -> anyhow::Result<Outcome> {
     if extent == Extent::Smoke {
         println!("   svm: left out: programs {SLOW}*: too slow for the gate; `cargo xtask soak svm` runs them");
     }
-    for npt in [true, false] {
+    let timeout = if extent == Extent::Smoke { SMOKE_TIMEOUT } else { WHOLE_TIMEOUT };
+    // Both at once: each machine has one processor.
+    let run = |npt| {
         let begun = Instant::now();
-        println!("-- SVM with npt={}", u8::from(npt));
-        let timeout = if extent == Extent::Smoke { SMOKE_TIMEOUT } else { WHOLE_TIMEOUT };
         boot(&folder, &kernel.image, npt, timeout)?;
-        println!("-- {} s", begun.elapsed().as_secs());
-    }
+        println!("   npt={}: {} s", u8::from(npt), begun.elapsed().as_secs());
+        Ok(())
+    };
+    let results: [anyhow::Result<()>; 2] = std::thread::scope(|scope| {
+        let without = scope.spawn(|| run(false));
+        [run(true), without.join().expect("a boot does not panic")]
+    });
+    let [with, without] = results;
+    with.context("with nested page tables (npt=1)")?;
+    without.context("without nested page tables (npt=0)")?;
     Ok(Outcome::default())
 }
 
@@ -177,17 +183,21 @@ fn make_archive(folder: &Path, kernel: &Kernel, extent: Extent) -> anyhow::Resul
 
 /// The test programs of `calypte-kvm` and `calypte-linux` as static programs.
 fn build_tests() -> anyhow::Result<[PathBuf; 2]> {
-    let built =
-        output(cargo().args(["test", "--quiet", "--no-run", "--message-format=json", "--target", MUSL_TARGET]).args(
-            ["--package", "calypte-kvm", "--package", "calypte-linux", "--test", "machine", "--test", "programs"],
-        ))?;
+    // Of the whole workspace, as everything that the gate builds: the features of dependencies are the same then.
+    let which = ["--workspace", "--test", "machine", "--test", "programs"];
+    let mut build = cargo();
+    build.args(["test", "--quiet", "--no-run", "--message-format=json", "--target", MUSL_TARGET]).args(which);
+    let built = output(&mut build)?;
     let messages: Vec<Value> = built.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let executable = |name: &str| {
-        let is_it = |message: &&Value| message["target"]["name"] == name && message["executable"].is_string();
+    let executable = |source: &str| {
+        let is_it = |message: &&Value| {
+            let is_of = message["target"]["src_path"].as_str().is_some_and(|path| path.ends_with(source));
+            is_of && message["executable"].is_string()
+        };
         let found = messages.iter().find(is_it).and_then(|message| message["executable"].as_str());
-        found.map(PathBuf::from).with_context(|| format!("cargo built no test {name}"))
+        found.map(PathBuf::from).with_context(|| format!("cargo built no test {source}"))
     };
-    Ok([executable("machine")?, executable("programs")?])
+    Ok([executable("kvm/tests/machine/main.rs")?, executable("linux/tests/programs/main.rs")?])
 }
 
 /// Copies a program without what debuggers need, which would fill the machine's memory.
@@ -220,7 +230,9 @@ fn tests(extent: Extent) -> String {
 
 /// Boots the machine, shows what it prints and judges it.
 fn boot(folder: &Path, image: &Path, npt: bool, timeout: Duration) -> anyhow::Result<()> {
-    let emulator_log = folder.join(EMULATOR_LOG);
+    let npt = u8::from(npt);
+    // What QEMU itself says.
+    let emulator_log = folder.join(format!("qemu-npt{npt}.log"));
     // One processor: with two, the emulation of nested SVM now and then corrupts a stack of the machine's own kernel.
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=single", "-cpu", "EPYC", "-smp", "1", "-m", "3G"])
@@ -229,14 +241,14 @@ fn boot(folder: &Path, image: &Path, npt: bool, timeout: Duration) -> anyhow::Re
         .arg(image)
         .arg("-initrd")
         .arg(folder.join(ARCHIVE))
-        .args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off npt={}", u8::from(npt))])
+        .args(["-append", &format!("console=ttyS0 quiet panic=-1 mitigations=off npt={npt}")])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(fs::File::create(&emulator_log)?)
         .spawn()
         .context("cannot start qemu-system-x86_64")?;
     let mut log = Vec::new();
-    let ended = read_console(&mut machine, &mut log, timeout);
+    let ended = read_console(&mut machine, npt, &mut log, timeout);
     machine.kill().ok();
     machine.wait()?;
     let said = fs::read_to_string(&emulator_log)?;
@@ -253,7 +265,7 @@ fn boot(folder: &Path, image: &Path, npt: bool, timeout: Duration) -> anyhow::Re
 }
 
 /// Collects the machine's console until it is switched off. `false` if it took too long.
-fn read_console(machine: &mut Child, log: &mut Vec<String>, timeout: Duration) -> bool {
+fn read_console(machine: &mut Child, npt: u8, log: &mut Vec<String>, timeout: Duration) -> bool {
     let console = BufReader::new(machine.stdout.take().expect("it is piped"));
     let (sender, lines) = mpsc::sync_channel(1000);
     let reader = std::thread::spawn(move || {
@@ -271,7 +283,7 @@ fn read_console(machine: &mut Child, log: &mut Vec<String>, timeout: Duration) -
                 if ["svm: ", "test result", "conformance: left out"].iter().any(|shown| line.starts_with(shown))
                     || line.contains(" assertions on ")
                 {
-                    println!("   {line}");
+                    println!("   npt={npt}: {line}");
                 }
                 log.push(line);
             }

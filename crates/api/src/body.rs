@@ -28,7 +28,21 @@ const MEMORY_WAIT_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct BodyMemory {
     units: Arc<Semaphore>,
+    patience: Patience,
 }
+
+/// How long is waited for what others do.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Between two parts of a body.
+    pause: Duration,
+    /// For all of a body, besides what its size adds.
+    body: Duration,
+    /// For memory.
+    memory: Duration,
+}
+
+const PATIENCE: Patience = Patience { pause: PAUSE_MAX, body: READ_TIME_MIN, memory: MEMORY_WAIT_MAX };
 
 /// A body; counts against [`BodyMemory`] until dropped.
 #[derive(Debug)]
@@ -52,7 +66,7 @@ pub(crate) enum BodyError {
 
 impl Default for BodyMemory {
     fn default() -> Self {
-        Self { units: Arc::new(Semaphore::new(MEMORY_BYTES_MAX / MEMORY_UNIT_BYTES)) }
+        Self { units: Arc::new(Semaphore::new(MEMORY_BYTES_MAX / MEMORY_UNIT_BYTES)), patience: PATIENCE }
     }
 }
 
@@ -69,13 +83,13 @@ pub(crate) async fn read(
     }
     let units = announced.unwrap_or(bytes_max) / MEMORY_UNIT_BYTES + 1;
     let units = u32::try_from(units).map_err(|_| BodyError::TooLarge)?;
-    let permit = timeout(MEMORY_WAIT_MAX, Arc::clone(&memory.units).acquire_many_owned(units));
+    let permit = timeout(memory.patience.memory, Arc::clone(&memory.units).acquire_many_owned(units));
     let Ok(Ok(permit)) = permit.await else { return Err(BodyError::NoMemory) };
-    let time = READ_TIME_MIN + Duration::from_secs((bytes_max / READ_BYTES_PER_S_MIN) as u64);
+    let time = memory.patience.body + Duration::from_secs((bytes_max / READ_BYTES_PER_S_MIN) as u64);
     let deadline = Instant::now() + time;
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(part) = next_part(body, deadline).await? {
+    while let Some(part) = next_part(body, deadline, memory.patience.pause).await? {
         if first.len() + rest.len() + part.len() > bytes_max {
             return Err(BodyError::TooLarge);
         }
@@ -99,7 +113,7 @@ pub(crate) async fn read(
 pub(crate) async fn discard(body: &mut Body, bytes_max: usize) {
     let deadline = Instant::now() + READ_TIME_MIN;
     let mut bytes = 0;
-    while let Ok(Some(part)) = next_part(body, deadline).await {
+    while let Ok(Some(part)) = next_part(body, deadline, PAUSE_MAX).await {
         bytes += part.len();
         if bytes > bytes_max {
             return;
@@ -112,9 +126,9 @@ fn announced_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn next_part(body: &mut Body, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
+async fn next_part(body: &mut Body, deadline: Instant, pause: Duration) -> Result<Option<Bytes>, BodyError> {
     loop {
-        let pause_end = Instant::now() + PAUSE_MAX;
+        let pause_end = Instant::now() + pause;
         let frame = timeout_at(deadline.min(pause_end), body.frame()).await.map_err(|_| BodyError::TooSlow)?;
         match frame {
             None => return Ok(None),
@@ -144,9 +158,18 @@ mod tests {
     }
 
     async fn read_parts(body: Body, bytes_max: usize) -> Result<Bytes, BodyError> {
-        let mut body = body;
-        read(&HeaderMap::new(), &mut body, bytes_max, &BodyMemory::default()).await.map(|read| read.bytes)
+        read_patiently(body, bytes_max, PATIENCE).await
     }
+
+    async fn read_patiently(body: Body, bytes_max: usize, patience: Patience) -> Result<Bytes, BodyError> {
+        let mut body = body;
+        let memory = BodyMemory { patience, ..BodyMemory::default() };
+        read(&HeaderMap::new(), &mut body, bytes_max, &memory).await.map(|read| read.bytes)
+    }
+
+    /// What must not be what ends a wait.
+    const LONG: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(5);
 
     #[tokio::test]
     async fn a_body_is_the_sum_of_its_parts() {
@@ -168,24 +191,27 @@ mod tests {
         assert_eq!(read.map(|read| read.bytes), Err(BodyError::TooLarge));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_stalls_is_given_up() {
         let stalled = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"a"))]).chain(stream::pending());
-        assert_eq!(read_parts(Body::from_stream(stalled), 10).await, Err(BodyError::TooSlow));
+        let patience = Patience { pause: SHORT, body: LONG, memory: LONG };
+        assert_eq!(read_patiently(Body::from_stream(stalled), 10, patience).await, Err(BodyError::TooSlow));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_trickles_is_given_up() {
         let trickle = stream::repeat(()).then(|()| async {
-            tokio::time::sleep(PAUSE_MAX / 2).await;
+            tokio::time::sleep(SHORT / 2).await;
             Ok::<_, Infallible>(Bytes::from_static(b"a"))
         });
-        assert_eq!(read_parts(Body::from_stream(trickle), 1000).await, Err(BodyError::TooSlow));
+        let patience = Patience { pause: LONG, body: SHORT, memory: LONG };
+        assert_eq!(read_patiently(Body::from_stream(trickle), 1000, patience).await, Err(BodyError::TooSlow));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn memory_is_shared_and_given_back() {
-        let memory = BodyMemory { units: Arc::new(Semaphore::new(2)) };
+        let patience = Patience { memory: SHORT, ..PATIENCE };
+        let memory = BodyMemory { units: Arc::new(Semaphore::new(2)), patience };
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, "1500".parse().unwrap())]);
         let first = read(&headers, &mut parts(&["abc"]), 2000, &memory).await.unwrap();
         let second = read(&headers, &mut parts(&["abc"]), 2000, &memory).await;
