@@ -506,8 +506,12 @@ def flush():
 
 def serve(api, handler, hook):
     marshaller = Marshaller()
+    generation = None
     while True:
         headers, body = api.next()
+        if headers.get("calypte-generation") != generation:
+            generation = headers["calypte-generation"]
+            reseed()
         request_id = headers.get("lambda-runtime-aws-request-id", "")
         hook.request_id, hook.tenant_id = request_id, headers.get("lambda-runtime-aws-tenant-id")
         trace_id = headers.get("lambda-runtime-trace-id")
@@ -534,6 +538,22 @@ def set_paths(task_root):
     layers = ["/opt/python/lib/%s/site-packages" % version, "/opt/python"]
     # The first entry is the directory of this file, which holds nothing for functions.
     sys.path[:1] = [task_root] + [path for path in layers if os.path.isdir(path)]
+
+
+def reseed():
+    """Called in a copy of a saved process, before it handles its first event: other copies must not draw the same numbers.
+
+    What the function has made of random numbers by itself (an instance of random.Random, a token) is the same in all copies.
+    """
+    # OpenSSL's generators take up what they are given before they give anything.
+    generators = (("random", "seed", ()), ("numpy.random", "seed", ()), ("_ssl", "RAND_add", (os.urandom(64), 64.0)))
+    for module, name, arguments in generators:
+        function = getattr(sys.modules.get(module), name, None)
+        if function is not None:
+            function(*arguments)
+    if "tempfile" in sys.modules:
+        # Its generator of names is made anew.
+        sys.modules["tempfile"]._name_sequence = None
 
 
 def main():

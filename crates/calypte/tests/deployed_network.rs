@@ -209,6 +209,7 @@ fn listening_spec(runtime: &RuntimeImage, code: &Path) -> FunctionSpec {
         memory_mib: 256,
         tmp_mib: 512,
         timeout_s: 60,
+        has_template: false,
     }
 }
 

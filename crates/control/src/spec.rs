@@ -54,6 +54,7 @@ pub(crate) fn function_spec(
         memory_mib: function.configuration.memory_mib,
         tmp_mib: function.configuration.tmp_mib,
         timeout_s: function.configuration.timeout_s,
+        has_template: true,
     }
 }
 

@@ -1,14 +1,17 @@
 //! Host memory that backs guest memory, and the flush of translations that depends on it.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use calypte_platform::PlatformError;
 
 use crate::layout::PAGE;
 
-/// A private anonymous mapping, reserved in full and made accessible from its start on as it is needed.
+/// A private mapping, reserved in full and made accessible from its start on as it is needed. It is anonymous but for what
+/// [`HostMapping::map_file`] puts into it.
 ///
 /// The guest reads and writes these bytes at any time. That is not a data race in Rust's sense as long as no reference
 /// to them exists: all access goes through raw pointers ([`HostMapping::pointer`]), whole words through atomics.
@@ -16,6 +19,8 @@ use crate::layout::PAGE;
 pub(crate) struct HostMapping {
     start: *mut u8,
     length: usize,
+    /// Pages of files may be mapped up to here; see [`HostMapping::map_file`].
+    files_end: AtomicU64,
     /// Held while pages have a reduced host protection; see [`HostMapping::flush_translations`].
     flushing: Mutex<()>,
 }
@@ -52,7 +57,7 @@ impl HostMapping {
                 unsafe { libc::munmap(address, size) };
             }
         }
-        Ok(Self { start: start.cast(), length, flushing: Mutex::new(()) })
+        Ok(Self { start: start.cast(), length, files_end: AtomicU64::new(0), flushing: Mutex::new(()) })
     }
 
     /// The host address of `offset`, valid for `length` bytes. Panics when the range leaves the mapping.
@@ -69,10 +74,35 @@ impl HostMapping {
             .map_err(|source| host_error("mprotect of guest memory", source))
     }
 
+    /// Puts pages of a file into an accessible range, which nobody has written: private, so that writing leaves the file as
+    /// it is. The file must not become shorter again.
+    pub(crate) fn map_file(&self, offset: u64, length: u64, file: BorrowedFd<'_>, position: u64) -> io::Result<()> {
+        let file_length = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+        if position.checked_add(length).is_none_or(|end| end > file_length) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let position = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let bytes = byte_count(length);
+        let address = self.pointer(offset, bytes);
+        self.files_end.fetch_max(offset + length, Ordering::AcqRel);
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_FIXED);
+        // SAFETY: the range is inside our own mapping, in which no references exist; it stays readable and writable. The file
+        // is long enough (checked above) and, as the caller says, stays so.
+        let result = unsafe { libc::mmap(address.cast(), bytes, protection, flags, file.as_raw_fd(), position) };
+        if result == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Gives the memory behind a range of whole pages back to the host; it reads as zero afterwards.
     pub(crate) fn discard(&self, offset: u64, length: u64) {
         let bytes = byte_count(length);
         let address = self.pointer(offset, bytes);
+        if offset < self.files_end.load(Ordering::Acquire) {
+            // Pages of a file would come back. Mapping other ones would take a mapping of the host's for each range, of which
+            // there may not be many.
+            // SAFETY: the range is inside our own mapping, is writable, and no references into it exist.
+            unsafe { ptr::write_bytes(address, 0, bytes) };
+            return;
+        }
         // SAFETY: the range is inside our private anonymous mapping, in which no references exist.
         let result = unsafe { libc::madvise(address.cast(), bytes, libc::MADV_DONTNEED) };
         assert_eq!(result, 0, "madvise of guest memory: {}", io::Error::last_os_error());

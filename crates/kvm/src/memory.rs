@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use calypte_platform::{FILE_PARTS_MAX, Frame, FramePart, FrameRange, Memory, PAGE_SIZE, PlatformError};
+use calypte_platform::{FILE_PARTS_MAX, FilePages, Frame, FramePart, FrameRange, Memory, PAGE_SIZE, PlatformError};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 
@@ -14,6 +14,11 @@ use crate::mapping::{HostMapping, ioctl_error};
 
 /// Frames backed by the first slot: 32 MiB, enough for small programs and cheap to set up.
 const FRAMES_FIRST: u32 = (32 << 20) / PAGE_SIZE as u32;
+/// Runs of pages of a file from which on they are mapped; shorter ones are copied. A mapping costs as much as two copies,
+/// and pages that lie alone among others are mostly those that will be written.
+const MAPPED_FRAMES_MIN: u32 = 8;
+/// Most mappings of files: the host allows 65,530 mappings of a process.
+const MAPPINGS_MAX: usize = 16_384;
 
 /// The frames of one machine.
 #[derive(Debug)]
@@ -134,6 +139,21 @@ impl Memory for Frames {
         // guest might.
         let count = unsafe { libc::preadv(file.as_raw_fd(), vector.as_ptr(), vector.len() as libc::c_int, position) };
         usize::try_from(count).map_err(|_| std::io::Error::last_os_error())
+    }
+
+    fn map_file(&self, file: BorrowedFd<'_>, pages: &[FilePages]) -> std::io::Result<()> {
+        let mut mappings = 0;
+        for run in pages {
+            self.check(run.frames);
+            if run.frames.count < MAPPED_FRAMES_MIN || mappings == MAPPINGS_MAX {
+                self.copy_file(file, *run)?;
+            } else {
+                let length = u64::from(run.frames.count) * PAGE;
+                self.mapping.map_file(offset_of(run.frames.first), length, file, run.position)?;
+                mappings += 1;
+            }
+        }
+        Ok(())
     }
 
     fn zero(&self, frames: FrameRange) {

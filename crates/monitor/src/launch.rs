@@ -1,5 +1,6 @@
 //! From a description of a program to a guest that runs it.
 
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use calypte_linux::kernel::GuestExit;
 use calypte_linux::limits::THREADS_MAX;
 use calypte_linux::net::WayOut;
 use calypte_linux::service::LoopbackService;
+use calypte_linux::state::{ClockPolicy, State, StateError};
 use calypte_platform::{Machine, PAGE_SIZE, PlatformError};
 use calypte_types::limits::{EPHEMERAL_STORAGE_MIB_MAX, MEMORY_MIB_MAX, MONITOR_DESCRIPTORS_MAX, MONITOR_OVERHEAD_MIB};
 use calypte_wire::monitor::Platform;
@@ -95,6 +97,9 @@ pub enum LaunchError {
     /// The guest could not be assembled, or cannot run the program.
     #[error(transparent)]
     Guest(#[from] GuestError),
+    /// The guest cannot go on from the state that there is.
+    #[error("the guest cannot be restored")]
+    State(#[source] StateError),
     /// No directory of `PATH` has the program.
     #[error("{program}: not found in any directory of PATH ({path}) inside the guest")]
     NotInPath {
@@ -168,28 +173,61 @@ fn jail_config(program: &Program, confinement: &Confinement) -> calypte_jail::Co
     }
 }
 
+/// What a guest is connected with.
+pub(crate) struct Surroundings {
+    /// Services on ports of 127.0.0.1.
+    pub(crate) services: Vec<(u16, Box<dyn LoopbackService>)>,
+    /// Its connections to the outside.
+    pub(crate) way_out: Option<WayOut>,
+    /// Who is told of what the guest does.
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
 /// Jails this process, which must have one thread only, assembles a guest in it and loads the program; nothing runs yet.
 pub(crate) fn load(
-    program: Program,
-    services: Vec<(u16, Box<dyn LoopbackService>)>,
-    way_out: Option<WayOut>,
-    observer: Arc<dyn Observer>,
+    program: &Program,
+    surroundings: Surroundings,
     confinement: Confinement,
 ) -> Result<Arc<Guest>, LaunchError> {
+    let name = program.arguments.first().ok_or(LaunchError::NoProgram)?;
+    let (machine, config) = prepare(program, surroundings, confinement)?;
+    let guest = Guest::new(machine, config)?;
+    spawn(&guest, program, name)?;
+    Ok(guest)
+}
+
+/// As [`load`], with the guest whose state is in a file that does not change any more. It is frozen.
+pub(crate) fn restore(
+    state: BorrowedFd<'_>,
+    program: &Program,
+    surroundings: Surroundings,
+    confinement: Confinement,
+) -> Result<Arc<Guest>, LaunchError> {
+    let (machine, config) = prepare(program, surroundings, confinement)?;
+    let restored = State::open(state).and_then(|state| Guest::restore(machine, config, ClockPolicy::Continue, &state));
+    restored.map_err(LaunchError::State)
+}
+
+/// Jails this process: the machine that it has then, and what a guest on it is made of.
+fn prepare(
+    program: &Program,
+    surroundings: Surroundings,
+    confinement: Confinement,
+) -> Result<(Arc<dyn Machine>, GuestConfig), LaunchError> {
     check_range("the memory size in MiB", program.memory_mib, MEMORY_MIB_MAX)?;
     check_range("the size of /tmp in MiB", program.tmp_mib, EPHEMERAL_STORAGE_MIB_MAX)?;
     check_range("the number of virtual CPUs", program.vcpu_count, VCPUS_MAX as u32)?;
-    let name = program.arguments.first().ok_or(LaunchError::NoProgram)?.clone();
     let frames_max = (program.memory_mib + program.tmp_mib + OVERHEAD_MIB) * FRAMES_PER_MIB;
     let machine = create_machine(program.platform, frames_max)?;
     calypte_linux::guest::learn_host();
-    let config = jail_config(&program, &confinement);
+    let config = jail_config(program, &confinement);
     let inside = calypte_jail::enter(confinement.begun, &config)?;
     for step in inside.report.missing() {
         tracing::debug!(step = step.feature.name(), reason = step.detail, "not part of this monitor's jail");
     }
     let places = program.mounts.iter().map(|(place, _)| place.clone());
     let mounts = places.zip(inside.directories).collect();
+    let Surroundings { services, way_out, observer } = surroundings;
     let config = GuestConfig {
         memory_mib: program.memory_mib,
         tmp_mib: program.tmp_mib,
@@ -201,9 +239,7 @@ pub(crate) fn load(
         way_out,
         observer,
     };
-    let guest = Guest::new(machine, config)?;
-    spawn(&guest, &program, &name)?;
-    Ok(guest)
+    Ok((machine, config))
 }
 
 /// Loads the program `name`, which is looked for in `PATH` unless it is a path (`execvp(3)`).

@@ -23,6 +23,7 @@ use calypte_wire::descriptor::Descriptor;
 use calypte_wire::egress::{self as wire, Answer, MESSAGE_BYTES_MAX, Question, decode};
 use calypte_wire::zygote::{self, encode};
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 
 use crate::process;
@@ -68,6 +69,36 @@ struct Pending {
     is_connection: bool,
 }
 
+/// What is done with a file for the state of the guest.
+pub(crate) type OnState = Box<dyn Fn(OwnedFd) + Send>;
+
+/// Why there is no file with the state of a guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoState {
+    /// The worker sent something else.
+    #[error("the worker did not send the file that the guest is to be restored from")]
+    Missing,
+    /// The socket.
+    #[error("the file that the guest is to be restored from cannot be received")]
+    Socket(#[from] rustix::io::Errno),
+}
+
+/// Waits for the file with the state of the guest, which is the first descriptor that comes.
+pub(crate) fn receive_state(descriptors: BorrowedFd<'_>) -> Result<OwnedFd, NoState> {
+    let mut buffer = [0; zygote::MESSAGE_BYTES_MAX];
+    loop {
+        rustix::event::poll(&mut [PollFd::new(&descriptors, PollFlags::IN)], None)?;
+        match receive(descriptors, &mut buffer) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok((length, descriptor)) => {
+                let is_state = matches!(zygote::decode(&buffer[..length]), Ok(Descriptor::State));
+                return descriptor.filter(|_| is_state).ok_or(NoState::Missing);
+            }
+        }
+    }
+}
+
 /// An answer, with what came with it.
 struct Received {
     answer: Answer,
@@ -93,12 +124,12 @@ impl Outside {
     }
 
     /// Starts the thread that moves everything.
-    pub(crate) fn serve(self, guest: &Arc<Guest>) {
+    pub(crate) fn serve(self, guest: &Arc<Guest>, on_state: OnState) {
         let guest = Arc::clone(guest);
-        process::spawn("outside", move || self.run(&guest));
+        process::spawn("outside", move || self.run(&guest, &on_state));
     }
 
-    fn run(mut self, guest: &Guest) {
+    fn run(mut self, guest: &Guest, on_state: &OnState) {
         let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             events.clear();
@@ -114,7 +145,7 @@ impl Outside {
             for event in &events {
                 match event.data.u64() {
                     EGRESS => self.take_answers(guest),
-                    DESCRIPTORS => self.take_descriptors(guest),
+                    DESCRIPTORS => self.take_descriptors(guest, on_state),
                     _ => {}
                 }
             }
@@ -148,7 +179,7 @@ impl Outside {
     }
 
     /// Takes one descriptor that the worker sent.
-    fn take_descriptors(&mut self, guest: &Guest) {
+    fn take_descriptors(&mut self, guest: &Guest, on_state: &OnState) {
         let Some(descriptors) = &self.descriptors else { return };
         let mut buffer = [0; zygote::MESSAGE_BYTES_MAX];
         let received = receive(descriptors.as_fd(), &mut buffer);
@@ -167,6 +198,7 @@ impl Outside {
                     link.connect(descriptor);
                 }
             }
+            Ok(Descriptor::State) => on_state(descriptor),
             Ok(Descriptor::Visit { port, visitor }) => visit(guest, port, visitor, descriptor),
             Err(error) => tracing::error!(%error, "the worker sent a descriptor without saying what for"),
         }

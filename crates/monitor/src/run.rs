@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 use crate::attendant;
 pub use crate::attendant::AttendantCommand;
 use crate::flag::Flag;
-use crate::launch::{self, Confinement};
+use crate::launch::{self, Confinement, Surroundings};
 pub use crate::launch::{LaunchError, Program};
 use crate::outside::Outside;
 use crate::process;
@@ -180,9 +180,11 @@ pub fn run_program(config: RunConfig) -> Result<ExitStatus, RunError> {
         policy: config.jail_policy,
     };
     let observer = Arc::clone(&streams) as Arc<dyn Observer>;
-    let guest = launch::load(config.program, Vec::new(), Some(outside.way_out()), observer, confinement)?;
+    let surroundings = Surroundings { services: Vec::new(), way_out: Some(outside.way_out()), observer };
+    let guest = launch::load(&config.program, surroundings, confinement)?;
     guest.lock().profile = config.has_profile.then(Profile::default);
-    outside.serve(&guest);
+    // Nobody has a state for this guest.
+    outside.serve(&guest, Box::new(drop));
     let (sender, events) = mpsc::channel();
     process::spawn("input", {
         let (guest, streams) = (Arc::clone(&guest), Arc::clone(&streams));

@@ -44,6 +44,12 @@ pub const KEPT_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
 /// Longest error type and content type that is passed on; the rest is cut off.
 pub const LABEL_BYTES_MAX: usize = 256;
 
+/// Field of the answer to `next` by which a program sees that it is a copy of a saved one: each copy has another value. What
+/// it has made of random numbers before the first such event, other copies have too.
+pub const GENERATION_FIELD: &str = "Calypte-Generation";
+/// Random bytes in a generation's name.
+const GENERATION_BYTES: usize = 16;
+
 /// Version of what [`LoopbackService::save`] gives.
 const STATE_VERSION: u32 = 1;
 
@@ -130,6 +136,9 @@ pub struct RuntimeApi {
     invocation: Option<Invoke>,
     outputs: Vec<ServiceOutput>,
     events: Vec<RuntimeEvent>,
+    /// Names this copy of a program that goes on from a saved one; nothing where it has been started here.
+    #[serde(skip)]
+    generation: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -200,7 +209,16 @@ impl RuntimeApi {
             invocation: None,
             outputs: Vec::new(),
             events: Vec::new(),
+            generation: None,
         }
+    }
+
+    /// The program is another copy of a saved one from now on. Its next event says so, in the field
+    /// [`GENERATION_FIELD`], with a value that no other copy has.
+    pub fn begin_generation(&mut self) {
+        let mut bytes = [0; GENERATION_BYTES];
+        calypte_linux::random::fill(&mut bytes);
+        self.generation = Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
     }
 
     /// Gives the program an invocation; the bytes for it are in [`LoopbackService::drain`].
@@ -246,6 +264,7 @@ impl RuntimeApi {
             ("Lambda-Runtime-Invoked-Function-Arn", invocation.function_arn.as_str()),
         ];
         headers.extend(invocation.trace_id.as_deref().map(|id| ("Lambda-Runtime-Trace-Id", id)));
+        headers.extend(self.generation.as_deref().map(|id| (GENERATION_FIELD, id)));
         headers.extend(invocation.client_context.as_deref().map(|json| ("Lambda-Runtime-Client-Context", json)));
         let mut bytes = std::mem::take(&mut connection.held);
         bytes.append(&mut http::response(StatusCode::Ok, &headers, &invocation.payload, is_last));

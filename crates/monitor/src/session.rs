@@ -12,8 +12,9 @@
 //!
 //! Lock order: kernel, Runtime API, outbox.
 
-use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use calypte_linux::console::Stream;
@@ -28,9 +29,9 @@ use calypte_wire::monitor::{
 use rustix::io::Errno;
 
 use crate::flag::Flag;
-use crate::launch::{self, Confinement, LaunchError, Program};
+use crate::launch::{self, Confinement, LaunchError, Program, Surroundings};
 use crate::outbox::Outbox;
-use crate::outside::Outside;
+use crate::outside::{self, Outside};
 use crate::process::{self, STATUS_FAILED};
 use crate::runtime_api::{self, RuntimeEvent, SharedRuntimeApi};
 
@@ -84,11 +85,15 @@ pub(crate) fn monitor_main(socket: OwnedFd, descriptors: OwnedFd, confinement: C
         Ok(Some(ToMonitor::Invoke(_))) => fail(&outbox, &ProtocolError::NoStart),
         Err(error) => fail(&outbox, &error),
     };
+    let state = match start.is_restored.then(|| outside::receive_state(descriptors.as_fd())).transpose() {
+        Ok(state) => state,
+        Err(error) => fail(&outbox, &error),
+    };
     let outside = match Outside::new(start.has_egress, Some(descriptors)) {
         Ok(outside) => outside,
         Err(error) => fail(&outbox, &error),
     };
-    let session = match Session::start(start, outside, Arc::clone(&outbox), confinement) {
+    let session = match Session::start(start, state, outside, Arc::clone(&outbox), confinement) {
         Ok(session) => session,
         Err(error) => fail(&outbox, &error),
     };
@@ -181,6 +186,7 @@ struct Link {
 impl Session {
     fn start(
         start: Start,
+        state: Option<OwnedFd>,
         outside: Outside,
         outbox: Arc<Outbox>,
         confinement: Confinement,
@@ -209,13 +215,23 @@ impl Session {
         };
         let has_profile = program.environment.iter().any(|(name, value)| name == PROFILE_VARIABLE && value == "1");
         program.set_variable("AWS_LAMBDA_RUNTIME_API", runtime_api::ADDRESS);
-        let services = vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)];
-        let way_out = Some(outside.way_out());
-        let observer = Arc::clone(&link) as Arc<dyn Observer>;
-        let guest = launch::load(program, services, way_out, observer, confinement)?;
-        outside.serve(&guest);
+        let surroundings = Surroundings {
+            services: vec![(runtime_api::PORT, Box::new(runtime_api) as Box<_>)],
+            way_out: Some(outside.way_out()),
+            observer: Arc::clone(&link) as Arc<dyn Observer>,
+        };
+        let guest = match state {
+            None => launch::load(&program, surroundings, confinement)?,
+            Some(state) => launch::restore(state.as_fd(), &program, surroundings, confinement)?,
+        };
+        let (saved, outbox) = (Arc::downgrade(&guest), Arc::clone(&link));
+        outside.serve(&guest, Box::new(move |file| save(&saved, &outbox, file)));
         let mut kernel = guest.lock();
-        kernel.close_input();
+        if start.is_restored {
+            link.restored(&mut kernel);
+        } else {
+            kernel.close_input();
+        }
         kernel.profile = has_profile.then(Profile::default);
         drop(kernel);
         Ok(Self { guest, vcpu_count, link })
@@ -266,7 +282,37 @@ impl Session {
     }
 }
 
+/// Saves the guest, which waits for an invocation, and tells the worker. It stays frozen.
+fn save(guest: &Weak<Guest>, link: &Link, file: OwnedFd) {
+    let Some(guest) = guest.upgrade() else { return };
+    let mut kernel = guest.lock();
+    let is_idle = link.runtime_api.lock().is_idle();
+    if is_idle {
+        guest.set_frozen(&mut kernel, true);
+    }
+    drop(kernel);
+    let saved = if is_idle {
+        guest.save_to(File::from(file)).map_err(|error| process::describe(&error))
+    } else {
+        Err("the program does not wait for an invocation".to_owned())
+    };
+    link.pass_output(&guest);
+    link.outbox.send(&[match saved {
+        Ok((_, bytes)) => ToWorker::Saved { bytes },
+        Err(reason) => ToWorker::NotSaved { reason },
+    }]);
+}
+
 impl Link {
+    /// The guest goes on from a state in which it waits for an invocation.
+    fn restored(&self, kernel: &mut Kernel) {
+        self.runtime_api.lock().begin_generation();
+        if let Some(share) = self.share_max.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            kernel.cap_processors(share);
+        }
+        self.outbox.send(&[message(RuntimeEvent::Ready, kernel)]);
+    }
+
     /// Passes output of the program on to the worker, unless the worker does not keep up: then the program blocks.
     fn pass_output(&self, guest: &Guest) {
         if self.outbox.has_room() {

@@ -58,6 +58,15 @@ impl FramePart {
     }
 }
 
+/// Whole pages of a file, for consecutive frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilePages {
+    /// The frames.
+    pub frames: FrameRange,
+    /// Where their pages begin in the file: bytes, a multiple of [`PAGE_SIZE`].
+    pub position: u64,
+}
+
 bitflags::bitflags! {
     /// What user code may do with a page. Empty: mapped frames stay reserved but every access faults.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]

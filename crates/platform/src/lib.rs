@@ -25,7 +25,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use exit::{Access, Exit};
-pub use frame::{FILE_PARTS_MAX, Frame, FramePart, FrameRange, PAGE_SIZE, Protection};
+pub use frame::{FILE_PARTS_MAX, FilePages, Frame, FramePart, FrameRange, PAGE_SIZE, Protection};
 pub use registers::{FpuState, Registers};
 
 /// What an implementation could not do. None of these is caused by guest code alone.
@@ -124,6 +124,29 @@ pub trait Memory: Send + Sync {
             rest = after;
         }
         Ok(count)
+    }
+    /// Gives frames the content of pages of a file. None of the frames has been mapped or written yet.
+    ///
+    /// The file must never change or become shorter again (a memfd with seals): an implementation whose frames are in its
+    /// own address space shares the file's pages with whoever else uses them, until they are written. What is given here
+    /// copies.
+    fn map_file(&self, file: BorrowedFd<'_>, pages: &[FilePages]) -> std::io::Result<()> {
+        pages.iter().try_for_each(|pages| self.copy_file(file, *pages))
+    }
+    /// As [`Memory::map_file`] for one run of pages, copying.
+    fn copy_file(&self, file: BorrowedFd<'_>, pages: FilePages) -> std::io::Result<()> {
+        let (mut at, end) = (0, pages.frames.count as usize * PAGE_SIZE);
+        while at < end {
+            let frame = Frame(pages.frames.first.0 + (at / PAGE_SIZE) as u32);
+            let part = FramePart { frame, offset: at % PAGE_SIZE, length: end - at };
+            match self.read_file(file, pages.position + at as u64, &[part]) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => at += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
     /// Fills whole frames with zeros.
     fn zero(&self, frames: FrameRange);

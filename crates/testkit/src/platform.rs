@@ -53,6 +53,7 @@ macro_rules! platform_tests {
             exceptions::page_faults_report_address_and_access,
             exceptions::a_faulting_instruction_runs_again_once_its_page_is_there,
             frames::frames_are_zero_until_written_and_after_discarding,
+            frames::frames_have_the_pages_of_a_file_until_they_are_written,
             frames::words_are_read_and_exchanged_whole,
             frames::growth_ends_at_the_maximum,
             frames::accesses_outside_backed_frames_are_caught,

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// What a descriptor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Descriptor {
+    /// A file for the state of the guest. Before all other descriptors, if the guest goes on from a saved one: a file with
+    /// its state, which does not change any more.
+    State,
     /// The environment's socket to egress. Another one follows when egress had to be started anew.
     Egress,
     /// A connection to a port that a program of the guest listens on. It is closed if none does.

@@ -11,6 +11,10 @@
 //!   │ closes the socket ──────────────────────▶│ ends, whatever the guest does
 //! ```
 //!
+//! While the program waits in `next`, the worker may send a file on the other socket ([`crate::descriptor`]): the monitor
+//! saves its guest to it and sends `Saved`. The guest stays frozen. A monitor whose `Start` says so takes its guest from such a
+//! file, which comes first on the other socket, and sends `Ready` at once.
+//!
 //! The monitor trusts the worker. The worker trusts nothing: it accepts [`ToWorker`] messages up to
 //! [`TO_WORKER_BYTES_MAX`], only for the outstanding request, and drops log bytes over its rate limit.
 
@@ -60,6 +64,9 @@ pub struct Start {
     pub has_egress: bool,
     /// What the monitor does about its part of the processors.
     pub share: ProcessorShare,
+    /// Whether the guest goes on from a saved one: a file with its state comes as a descriptor before all others
+    /// ([`crate::descriptor::Descriptor::State`]). Program, arguments and environment are not looked at then.
+    pub is_restored: bool,
 }
 
 /// What a monitor itself does about its part of the processors: where the worker cannot make control groups.
@@ -155,6 +162,16 @@ pub enum ToWorker {
         /// The body.
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
+    },
+    /// The guest has been saved.
+    Saved {
+        /// How long the state is.
+        bytes: u64,
+    },
+    /// The guest could not be saved.
+    NotSaved {
+        /// Why, for a person.
+        reason: String,
     },
     /// The program has ended. The monitor ends after this.
     Exited {

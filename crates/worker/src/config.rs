@@ -14,6 +14,8 @@ use crate::groups::CpuLimit;
 const MEMORY_MIB_FALLBACK: u64 = 1024;
 /// Share of the machine's memory that environments may have, in percent.
 const MEMORY_PERCENT: u64 = 80;
+/// Share of the machine's memory that templates may have, in percent.
+const TEMPLATES_PERCENT: u64 = 10;
 
 /// Settings of one worker. [`WorkerConfig::new`] has sensible values for everything but the paths.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct WorkerConfig {
     pub queue_wait_max: Duration,
     /// How long a call waits for an environment that has just answered to become free, before a new one is started.
     pub finishing_wait_max: Duration,
+    /// Size of all templates together, in MiB; they are in memory.
+    pub templates_mib_max: u64,
     /// How long an environment is kept without work.
     pub idle_timeout: Duration,
     /// How long an initialisation may take before its time counts as the invocation's.
@@ -78,6 +82,7 @@ impl WorkerConfig {
             queue_node_max: 10_000,
             queue_wait_max: Duration::from_secs(10),
             finishing_wait_max: Duration::from_millis(20),
+            templates_mib_max: machine_memory_mib().unwrap_or(MEMORY_MIB_FALLBACK) * TEMPLATES_PERCENT / 100,
             idle_timeout: Duration::from_secs(300),
             init_timeout: Duration::from_secs(u64::from(limits::INIT_TIMEOUT_S)),
             output_bytes_per_s: 2 * 1024 * 1024,

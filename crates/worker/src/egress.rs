@@ -103,9 +103,9 @@ impl Egress {
     }
 
     /// An environment has begun.
-    pub(crate) fn add(&self, id: EnvironmentId, account: AccountId, function: FunctionName, descriptors: OwnedFd) {
+    pub(crate) fn add(&self, id: EnvironmentId, account: AccountId, function: FunctionName, descriptors: Arc<OwnedFd>) {
         let mut state = self.lock();
-        state.environments.insert(id, Member { account, function, descriptors: Arc::new(descriptors) });
+        state.environments.insert(id, Member { account, function, descriptors });
         if state.is_supervised {
             state.unregistered.push(id);
         }
@@ -142,8 +142,8 @@ impl Egress {
     ) -> Result<(), VisitError> {
         let member = self.lock().environments.get(&id).cloned();
         let member = member.ok_or(VisitError::NoEnvironment { environment_id: id.0 })?;
-        let packet = encode(&Descriptor::Visit { port, visitor });
-        Ok(send(member.descriptors.as_fd(), &packet, connection.as_fd())?)
+        let visit = Descriptor::Visit { port, visitor };
+        Ok(send_descriptor(member.descriptors.as_fd(), visit, connection.as_fd())?)
     }
 
     /// What the environments of an account that have ended have asked for.
@@ -242,7 +242,7 @@ impl Egress {
             let account = member.account.to_string();
             let packet = encode(&ToEgress::Register { environment_id: id.0, account });
             egress.async_io(Interest::WRITABLE, |egress| send(egress.as_fd(), &packet, for_egress.as_fd())).await?;
-            if let Err(error) = send(member.descriptors.as_fd(), &encode(&Descriptor::Egress), for_monitor.as_fd()) {
+            if let Err(error) = send_descriptor(member.descriptors.as_fd(), Descriptor::Egress, for_monitor.as_fd()) {
                 tracing::debug!(environment = id.0, %error, "a monitor does not take its socket to egress");
             }
         }
@@ -272,6 +272,15 @@ impl Egress {
 /// Two ends with message boundaries.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// Sends a monitor a descriptor, without waiting.
+pub(crate) fn send_descriptor(
+    monitor: BorrowedFd<'_>,
+    purpose: Descriptor,
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<()> {
+    send(monitor, &encode(&purpose), descriptor)
 }
 
 /// Sends a packet with a descriptor, without waiting.

@@ -23,6 +23,7 @@ use crate::protocol::{Answer, Conversation, Event, Violation};
 use crate::transcript::{ReportLine, Status, Transcript};
 
 mod channel;
+mod saving;
 
 use channel::Channel;
 
@@ -30,6 +31,8 @@ use channel::Channel;
 const END_GRACE: Duration = Duration::from_millis(500);
 /// Least time that a program has between its answer and its next `next`.
 const FINISH_TIME_MIN: Duration = Duration::from_secs(1);
+/// How long restoring an environment from its template may take.
+const RESTORE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most virtual CPUs of an environment.
 const VCPU_COUNT_MAX: u32 = 6;
 /// Where the program starts, and where a function's code is.
@@ -66,6 +69,8 @@ pub(crate) enum Notice {
     Ending,
     /// An invocation that was assigned but not begun when the environment ended.
     Orphaned(Box<Job>),
+    /// The template does not work: the invocation that the environment was started for has not begun.
+    NotRestored(Box<Job>),
 }
 
 /// What this node offers its environments.
@@ -79,11 +84,21 @@ pub(crate) struct Offer {
     pub(crate) share: ProcessorShare,
 }
 
+/// What an environment starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The function's program, which initialises itself.
+    Program,
+    /// A template, which the monitor has been sent.
+    Template,
+}
+
 /// One environment. Nothing that comes out of `channel` may be trusted.
 pub(crate) struct Environment<N: Fn(Notice)> {
     id: EnvironmentId,
     spec: Arc<FunctionSpec>,
     offer: Offer,
+    origin: Origin,
     commands: mpsc::Receiver<Command>,
     notify: N,
     transcript: Transcript,
@@ -93,7 +108,7 @@ pub(crate) struct Environment<N: Fn(Notice)> {
 
 /// Why waiting for an event ended without one.
 #[derive(Debug, thiserror::Error)]
-enum Interruption {
+pub(crate) enum Interruption {
     #[error("the time is up")]
     Deadline,
     #[error("the worker ends it")]
@@ -161,13 +176,14 @@ impl<N: Fn(Notice)> Environment<N> {
         id: EnvironmentId,
         spec: Arc<FunctionSpec>,
         offer: Offer,
+        origin: Origin,
         socket: UnixStream,
         commands: mpsc::Receiver<Command>,
         notify: N,
         transcript: Transcript,
     ) -> Self {
         let (conversation, channel) = (Conversation::new(), Channel::new(socket));
-        Self { id, spec, offer, commands, notify, transcript, conversation, channel }
+        Self { id, spec, offer, origin, commands, notify, transcript, conversation, channel }
     }
 
     /// Runs the environment until its process is gone, beginning with the invocation it was started for. `started` is when its start
@@ -195,7 +211,10 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn serve(&mut self, first: Job, started: Instant, init_timeout: Duration) -> End {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer))));
+        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, self.origin))));
+        if self.origin == Origin::Template {
+            return self.serve_restored(first, started).await;
+        }
         let mut deadline = None;
         let result = loop {
             match self.next_event(deadline.unwrap_or(started + init_timeout)).await {
@@ -204,13 +223,36 @@ impl<N: Fn(Notice)> Environment<N> {
             }
         };
         let duration = started.elapsed();
-        let mut next = match result {
+        match result {
             Ok(Event::Ready) => {
                 (self.notify)(Notice::Initialised);
-                self.invoke(first, Some(Initialised { duration, deadline })).await
+                self.serve_all(first, Initialised { duration, deadline }).await
             }
-            result => return self.init_failed(first, result, duration),
-        };
+            result => self.init_failed(first, result, duration),
+        }
+    }
+
+    async fn serve_restored(&mut self, first: Job, started: Instant) -> End {
+        match self.next_event(started + RESTORE_TIME_MAX).await {
+            Ok(Event::Ready) => {
+                (self.notify)(Notice::Initialised);
+                self.serve_all(first, Initialised { duration: started.elapsed(), deadline: None }).await
+            }
+            Err(Interruption::Requested) => {
+                answer(first.reply, Err(InvokeError::ShuttingDown));
+                End::Forced
+            }
+            result => {
+                tracing::warn!(environment = self.id.0, function = %self.spec.arn, ?result, "the template does not work");
+                (self.notify)(Notice::NotRestored(Box::new(first)));
+                End::Forced
+            }
+        }
+    }
+
+    /// Runs one invocation after the other.
+    async fn serve_all(&mut self, first: Job, initialised: Initialised) -> End {
+        let mut next = self.invoke(first, Some(initialised)).await;
         loop {
             if let Err(end) = next {
                 return end;
@@ -379,7 +421,11 @@ impl<N: Fn(Notice)> Environment<N> {
                 }
                 Verdict::fault(Fault::Exited { cause, is_initialising }, request_id, Some(End::Orderly))
             }
-            Event::Output { .. } | Event::Ready | Event::InitFailed { .. } => {
+            Event::Output { .. }
+            | Event::Ready
+            | Event::InitFailed { .. }
+            | Event::Saved { .. }
+            | Event::NotSaved { .. } => {
                 unreachable!("the conversation lets only answers and ends through")
             }
         }
@@ -445,15 +491,16 @@ impl<N: Fn(Notice)> Environment<N> {
         self.transcript.line(&format!("START RequestId: {request_id} Version: {}", self.spec.version));
     }
 
-    /// The figures so far; an invocation that waited for an initialisation is the one that booted.
-    fn report(&self, duration: Duration, init_duration: Option<Duration>) -> Report {
+    /// The figures so far; an invocation that waited for the start is the one that the environment was started for.
+    fn report(&self, duration: Duration, start_duration: Option<Duration>) -> Report {
         let memory_bytes = u64::from(self.spec.memory_mib) * 1024 * 1024;
-        Report {
-            duration,
-            init_duration,
-            memory_peak_bytes: self.conversation.memory_peak_bytes().min(memory_bytes),
-            rung: if init_duration.is_some() { PlacementRung::Boot } else { PlacementRung::Reuse },
-        }
+        let (rung, init_duration, restore_duration) = match (start_duration, self.origin) {
+            (None, _) => (PlacementRung::Reuse, None, None),
+            (Some(duration), Origin::Program) => (PlacementRung::Boot, Some(duration), None),
+            (Some(duration), Origin::Template) => (PlacementRung::Template, None, Some(duration)),
+        };
+        let memory_peak_bytes = self.conversation.memory_peak_bytes().min(memory_bytes);
+        Report { duration, init_duration, restore_duration, memory_peak_bytes, rung }
     }
 
     /// Writes the last lines of the invocation and puts together what its caller gets.
@@ -487,7 +534,7 @@ fn vcpu_count_max() -> u32 {
     u32::try_from(host).unwrap_or(u32::MAX).min(VCPU_COUNT_MAX)
 }
 
-fn start_message(spec: &FunctionSpec, offer: Offer) -> Start {
+fn start_message(spec: &FunctionSpec, offer: Offer, origin: Origin) -> Start {
     Start {
         platform: offer.platform,
         mounts: spec.mounts.clone(),
@@ -500,6 +547,7 @@ fn start_message(spec: &FunctionSpec, offer: Offer) -> Start {
         vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, vcpu_count_max()),
         has_egress: offer.has_egress,
         share: offer.share,
+        is_restored: origin == Origin::Template,
     }
 }
 

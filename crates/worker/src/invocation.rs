@@ -28,6 +28,8 @@ pub struct FunctionSpec {
     pub tmp_mib: u32,
     /// Time limit of one invocation, in seconds.
     pub timeout_s: u32,
+    /// Whether environments may start from a saved one.
+    pub has_template: bool,
 }
 
 /// One synchronous invocation.
@@ -83,6 +85,8 @@ impl FunctionError {
 pub enum PlacementRung {
     /// An idle environment of this function version.
     Reuse,
+    /// A new environment, started from a saved one of this function version.
+    Template,
     /// A new environment, started from nothing.
     Boot,
 }
@@ -92,6 +96,7 @@ impl PlacementRung {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reuse => "reuse",
+            Self::Template => "template",
             Self::Boot => "boot",
         }
     }
@@ -104,6 +109,8 @@ pub struct Report {
     pub duration: Duration,
     /// Time of the function's initialisation, when this invocation had to wait for it.
     pub init_duration: Option<Duration>,
+    /// Time that it took to restore the environment from its template, when this invocation had to wait for that.
+    pub restore_duration: Option<Duration>,
     /// Most guest memory in use, in bytes.
     pub memory_peak_bytes: u64,
     /// How the environment was found.

@@ -24,6 +24,7 @@ mod placement;
 mod polled_fd;
 mod process;
 mod protocol;
+mod templates;
 mod timestamp;
 mod transcript;
 mod trees;

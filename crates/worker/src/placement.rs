@@ -91,6 +91,8 @@ pub struct Stats {
     pub finishing: usize,
     /// Environments without work.
     pub idle: usize,
+    /// Environments of which templates are made.
+    pub saving: usize,
     /// Environments whose process is being ended.
     pub ending: usize,
     /// Invocations that wait for capacity.
@@ -120,6 +122,8 @@ enum State {
     Busy,
     Finishing,
     Idle { since: Instant },
+    /// A template is made of it.
+    Saving,
     Ending,
 }
 
@@ -243,6 +247,22 @@ impl Scheduler {
         }
     }
 
+    /// An environment of which a template is made, if there is room that nobody else wants.
+    pub(crate) fn begin_template(&mut self, spec: &FunctionSpec) -> Option<EnvironmentId> {
+        let memory_mib = self.limits.needed_mib(spec);
+        let is_room = self.memory_mib_used + memory_mib <= self.limits.memory_mib_max
+            && self.environments.len() < self.limits.environments_max;
+        if !is_room || self.waiting > 0 {
+            return None;
+        }
+        let pool = self.intern(spec);
+        let environment = EnvironmentId(self.new_id());
+        self.environments.insert(environment, Environment { pool, memory_mib, state: State::Saving });
+        self.memory_mib_used += memory_mib;
+        self.pool_mut(pool).environments += 1;
+        Some(environment)
+    }
+
     /// The environment has answered; it will be ready soon.
     pub(crate) fn finishing(&mut self, id: EnvironmentId) {
         if let Some(environment) = self.environments.get_mut(&id)
@@ -350,6 +370,7 @@ impl Scheduler {
                 State::Busy => stats.busy += 1,
                 State::Finishing => stats.finishing += 1,
                 State::Idle { .. } => stats.idle += 1,
+                State::Saving => stats.saving += 1,
                 State::Ending => stats.ending += 1,
             }
         }
@@ -524,6 +545,7 @@ impl Scheduler {
         let pool = self.pools.get_mut(&pool_id).expect("a pool lives as long as its environments");
         match state {
             State::Idle { .. } => pool.idle.retain(|idle| *idle != id),
+            State::Saving => {}
             State::Ending => self.memory_mib_ending -= memory_mib,
             State::Finishing | State::Busy => {
                 if state == State::Finishing {

@@ -4,6 +4,8 @@
 //! ```text
 //!  Starting ──Ready──▶ Idle ──(invoke)──▶ Running ──Response, Failure, ResponseTooLarge──▶ Answered ──Ready──▶ Idle
 //!     └─ InitError, Exited              └─ Exited                                            └─ Exited
+//!
+//!  Idle ──(save)──▶ Saving ──Saved, NotSaved──▶ Over
 //! ```
 //!
 //! `Log` may come at any time, `Exited` too; nothing may come after `InitError` and `Exited`.
@@ -50,6 +52,8 @@ pub(crate) enum Event {
     Ready,
     Answered(Answer),
     InitFailed { error_type: String, payload: Vec<u8> },
+    Saved { bytes: u64 },
+    NotSaved { reason: String },
     Exited(ExitCause),
 }
 
@@ -59,6 +63,7 @@ enum Phase {
     Idle,
     Running { request_id: String },
     Answered,
+    Saving,
     Over,
 }
 
@@ -79,6 +84,12 @@ impl Conversation {
     pub(crate) fn invoke(&mut self, request_id: String) {
         assert_eq!(self.phase, Phase::Idle, "an environment runs one invocation at a time, after Ready");
         self.phase = Phase::Running { request_id };
+    }
+
+    /// A file for the state of the guest is being sent.
+    pub(crate) fn save(&mut self) {
+        assert_eq!(self.phase, Phase::Idle, "an environment is saved while it waits for an invocation");
+        self.phase = Phase::Saving;
     }
 
     /// The most memory that the environment has reported so far.
@@ -124,6 +135,14 @@ impl Conversation {
                 self.phase = Phase::Over;
                 Ok(Event::InitFailed { error_type: printable(&error_type), payload })
             }
+            ToWorker::Saved { bytes } => {
+                self.saved("Saved")?;
+                Ok(Event::Saved { bytes })
+            }
+            ToWorker::NotSaved { reason } => {
+                self.saved("NotSaved")?;
+                Ok(Event::NotSaved { reason: printable(&reason) })
+            }
             ToWorker::Exited { cause, usage } => {
                 if self.phase == Phase::Over {
                     return Err(self.out_of_turn("Exited"));
@@ -157,6 +176,14 @@ impl Conversation {
         Ok(())
     }
 
+    fn saved(&mut self, message: &'static str) -> Result<(), Violation> {
+        if self.phase != Phase::Saving {
+            return Err(self.out_of_turn(message));
+        }
+        self.phase = Phase::Over;
+        Ok(())
+    }
+
     fn record(&mut self, usage: Usage) {
         self.memory_peak_bytes = self.memory_peak_bytes.max(usage.memory_peak_bytes);
     }
@@ -167,6 +194,7 @@ impl Conversation {
             Phase::Idle => "it has nothing to do",
             Phase::Running { .. } => "an invocation runs",
             Phase::Answered => "the invocation is answered",
+            Phase::Saving => "it is saved",
             Phase::Over => "the program has ended",
         };
         Violation::OutOfTurn { message, phase }

@@ -172,10 +172,11 @@ pub(crate) struct ReportLine<'a> {
 }
 
 impl std::fmt::Display for ReportLine<'_> {
-    /// As Lambda writes it, and the rung. Initialisation is billed, as Lambda does since August 2025.
+    /// As Lambda writes it, and the rung. Initialisation is billed, as Lambda does since August 2025, and restoring is.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let report = self.report;
-        let billed = report.duration + report.init_duration.unwrap_or_default();
+        let start = report.init_duration.or(report.restore_duration).unwrap_or_default();
+        let billed = report.duration + start;
         let billed_ms = billed.as_micros().div_ceil(1000);
         let used_mib = report.memory_peak_bytes.div_ceil(1024 * 1024);
         write!(f, "REPORT RequestId: {}\tDuration: {}\t", self.request_id, milliseconds(report.duration))?;
@@ -183,6 +184,9 @@ impl std::fmt::Display for ReportLine<'_> {
         write!(f, "Max Memory Used: {used_mib} MB")?;
         if let Some(init) = report.init_duration {
             write!(f, "\tInit Duration: {}", milliseconds(init))?;
+        }
+        if let Some(restore) = report.restore_duration {
+            write!(f, "\tRestore Duration: {}", milliseconds(restore))?;
         }
         write!(f, "\tPlacement: {}", report.rung.as_str())?;
         match self.status {
@@ -264,6 +268,7 @@ mod tests {
         let mut report = Report {
             duration: Duration::from_micros(1230),
             init_duration: None,
+            restore_duration: None,
             memory_peak_bytes: 40 * 1024 * 1024 - 1,
             rung: PlacementRung::Reuse,
         };

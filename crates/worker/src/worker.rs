@@ -5,29 +5,32 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_types::{AccountId, FunctionName};
+use calypte_wire::descriptor::Descriptor;
 use calypte_wire::egress::Counts;
 use calypte_wire::monitor::ProcessorShare;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
 use crate::config::WorkerConfig;
-use crate::egress::{Egress, VisitError};
-use crate::environment::{Command, Environment, Job, Notice, Offer};
+use crate::egress::{Egress, VisitError, send_descriptor};
+use crate::environment::{Command, Environment, Job, Notice, Offer, Origin};
 use crate::groups::{Bounds, CpuLimit, Group, Groups};
 use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
 use crate::logs::Logs;
 use crate::placement::{Effect, EnvironmentId, Limits, Scheduler, Stats, SubmitError, Ticket};
 use crate::process::MonitorProcess;
 use crate::transcript::{RateLimit, Transcript};
-use crate::zygote::{LaunchError, Zygote};
+use crate::templates::{Template, Templates};
+use crate::zygote::{Launched, LaunchError, Zygote};
 
 /// Longest sum of an invocation's texts (ARN, trace id, client context), in bytes; HTTP headers are shorter.
 const TEXTS_BYTES_MAX: usize = 32 * 1024;
@@ -74,6 +77,7 @@ struct Shared {
     zygote: Zygote,
     egress: Arc<Egress>,
     logs: Logs,
+    templates: Templates,
     /// Where the host allows any.
     groups: Option<Arc<Groups>>,
     state: Mutex<State>,
@@ -167,8 +171,10 @@ impl Worker {
         let egress = Arc::<Egress>::default();
         let supervisor = config.egress.clone().map(|config| egress.start(config)).transpose();
         let supervisor = Mutex::new(supervisor.map_err(StartError::Egress)?);
+        let templates = Templates::new(config.templates_mib_max << 20);
+        let state = Mutex::new(state);
         let shared =
-            Arc::new(Shared { config, zygote, egress, logs, groups, state: Mutex::new(state), rescheduled, drained });
+            Arc::new(Shared { config, zygote, egress, logs, templates, groups, state, rescheduled, drained });
         let ticker = tokio::spawn(shared.clone().tick());
         Ok(Arc::new(Self { shared, ticker, supervisor }))
     }
@@ -191,6 +197,7 @@ impl Worker {
             scheduler.retire(account, function, keep_revision, effects);
         };
         self.shared.change(&mut state, retire);
+        self.shared.templates.retire(account, function, keep_revision);
     }
 
     /// Hands a connection to an environment, for a port that a program in it listens on. It is closed if none does.
@@ -226,6 +233,11 @@ impl Worker {
     /// Environments by state.
     pub fn stats(&self) -> Stats {
         self.shared.lock().scheduler.stats()
+    }
+
+    /// How many templates there are, and their size in bytes.
+    pub fn templates(&self) -> (usize, u64) {
+        self.shared.templates.sizes()
     }
 
     /// The logs of all functions.
@@ -345,7 +357,8 @@ impl Shared {
     ) {
         let started = Instant::now();
         let _departure = Departure { shared: self.clone(), id };
-        let launched = match self.zygote.launch(id).await {
+        let template = spec.has_template.then(|| self.templates.get(&spec)).flatten();
+        let launched = match self.launch(id, template.as_deref()).await {
             Ok(launched) => launched,
             Err(error) => {
                 tracing::error!(environment = id.0, function = %spec.arn, ?error, "no monitor could be started");
@@ -357,16 +370,11 @@ impl Shared {
                 return;
             }
         };
-        let rate = RateLimit::new(self.config.output_bytes_per_s, self.config.output_bytes_burst, started);
-        let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
-        let share = match self.groups {
-            Some(_) => ProcessorShare::default(),
-            None => Bounds::of(&spec).share_without_group(self.config.cpu_limit),
-        };
-        let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some(), share };
         let group = self.group(id, &spec, launched.process.as_ref());
+        self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), launched.descriptors);
         let shared = self.clone();
         let (is_capped, capped) = (self.config.cpu_limit == CpuLimit::Cap, Arc::clone(&group.0));
+        let notify_spec = Arc::clone(&spec);
         let notify = move |notice| {
             // The second time is for a group that was not made yet at the first.
             if is_capped
@@ -375,15 +383,50 @@ impl Shared {
             {
                 group.cap();
             }
-            shared.notice(id, notice);
+            shared.notice(id, &notify_spec, notice);
         };
-        self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), launched.descriptors);
-        let environment = Environment::new(id, spec, offer, launched.socket, commands, notify, transcript);
+        let origin = if template.is_some() { Origin::Template } else { Origin::Program };
+        // The monitor has it.
+        drop(template);
+        let environment = self.environment(id, spec, origin, launched.socket, commands, notify);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
-        let messages = launched.messages.abort_handle();
-        if timeout(LAST_MESSAGES_WAIT_MAX, launched.messages).await.is_err() {
+        self.clear_up(id, launched.messages, group).await;
+    }
+
+    /// A monitor, which has been sent its template if it is to have one.
+    async fn launch(&self, id: EnvironmentId, template: Option<&Template>) -> Result<Launched, LaunchError> {
+        let launched = self.zygote.launch(id).await?;
+        if let Some(template) = template {
+            send_descriptor(launched.descriptors.as_fd(), Descriptor::State, template.file())?;
+        }
+        Ok(launched)
+    }
+
+    fn environment<N: Fn(Notice)>(
+        &self,
+        id: EnvironmentId,
+        spec: Arc<FunctionSpec>,
+        origin: Origin,
+        socket: UnixStream,
+        commands: mpsc::Receiver<Command>,
+        notify: N,
+    ) -> Environment<N> {
+        let rate = RateLimit::new(self.config.output_bytes_per_s, self.config.output_bytes_burst, Instant::now());
+        let transcript = Transcript::new(self.logs.sink(&spec.account, &spec.arn.function), rate);
+        let share = match self.groups {
+            Some(_) => ProcessorShare::default(),
+            None => Bounds::of(&spec).share_without_group(self.config.cpu_limit),
+        };
+        let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some(), share };
+        Environment::new(id, spec, offer, origin, socket, commands, notify, transcript)
+    }
+
+    /// What is left to do when an environment's process is gone.
+    async fn clear_up(&self, id: EnvironmentId, messages: JoinHandle<()>, group: GroupOnItsWay) {
+        let reader = messages.abort_handle();
+        if timeout(LAST_MESSAGES_WAIT_MAX, messages).await.is_err() {
             tracing::debug!(environment = id.0, "what a monitor says has no end");
-            messages.abort();
+            reader.abort();
         }
         if let Some(made) = group.1 {
             // The group can be removed only when it has been made, and now that its process is gone.
@@ -392,6 +435,58 @@ impl Shared {
                 tracing::error!(%error, "the task that makes a control group has failed");
             }
         }
+    }
+
+    /// Makes a template of a function version, unless there is one, or no room to make it.
+    fn want_template(self: &Arc<Self>, state: &mut State, spec: &Arc<FunctionSpec>) {
+        if !spec.has_template || state.is_closed || !self.templates.begin(spec) {
+            return;
+        }
+        let Some(id) = state.scheduler.begin_template(spec) else {
+            self.templates.postpone(spec);
+            return;
+        };
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        state.environments.insert(id, sender);
+        tokio::spawn(self.clone().make_template(id, Arc::clone(spec), commands));
+    }
+
+    /// Starts an environment, makes a template of it and ends it.
+    async fn make_template(
+        self: Arc<Self>,
+        id: EnvironmentId,
+        spec: Arc<FunctionSpec>,
+        commands: mpsc::Receiver<Command>,
+    ) {
+        let started = Instant::now();
+        let departure = Departure { shared: self.clone(), id };
+        let launched = match self.launch(id, None).await {
+            Ok(launched) => launched,
+            Err(error) => {
+                tracing::warn!(environment = id.0, function = %spec.arn, ?error, "no template: no monitor could be started");
+                self.templates.finish(&spec, None);
+                return;
+            }
+        };
+        let group = self.group(id, &spec, launched.process.as_ref());
+        self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), Arc::clone(&launched.descriptors));
+        let (shared, notify_spec) = (self.clone(), Arc::clone(&spec));
+        let notify = move |notice| shared.notice(id, &notify_spec, notice);
+        let environment = self.environment(id, Arc::clone(&spec), Origin::Program, launched.socket, commands, notify);
+        let made = environment.run_to_template(&launched.descriptors, self.config.init_timeout, launched.process).await;
+        match made {
+            Ok(template) => {
+                let (kib, ms) = (template.bytes() >> 10, started.elapsed().as_millis());
+                tracing::info!(function = %spec.arn, kib, ms, "template made");
+                self.templates.finish(&spec, Some(template));
+            }
+            Err(error) => {
+                tracing::warn!(environment = id.0, function = %spec.arn, ?error, "no template: {error}");
+                self.templates.finish(&spec, None);
+            }
+        }
+        self.clear_up(id, launched.messages, group).await;
+        drop(departure);
     }
 
     /// Puts a process into a control group of its own, which takes the kernel some milliseconds: beside the start. The
@@ -407,15 +502,23 @@ impl Shared {
         (group, Some(made))
     }
 
-    fn notice(self: &Arc<Self>, id: EnvironmentId, notice: Notice) {
+    fn notice(self: &Arc<Self>, id: EnvironmentId, spec: &Arc<FunctionSpec>, notice: Notice) {
         let mut state = self.lock();
         match notice {
             Notice::Initialised => {}
             Notice::Finishing => state.scheduler.finishing(id),
-            Notice::Ready => self.change(&mut state, |scheduler, now, effects| scheduler.ready(now, id, effects)),
+            Notice::Ready => {
+                self.change(&mut state, |scheduler, now, effects| scheduler.ready(now, id, effects));
+                self.want_template(&mut state, spec);
+            }
             Notice::Ending => self.change(&mut state, |scheduler, now, effects| scheduler.ending(now, id, effects)),
             Notice::Orphaned(job) => {
                 drop(state);
+                self.resubmit(job);
+            }
+            Notice::NotRestored(job) => {
+                drop(state);
+                self.templates.discard(spec);
                 self.resubmit(job);
             }
         }

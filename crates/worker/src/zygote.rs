@@ -77,7 +77,7 @@ pub enum LaunchError {
 pub(crate) struct Launched {
     pub(crate) socket: tokio::net::UnixStream,
     /// Where the monitor is sent descriptors.
-    pub(crate) descriptors: OwnedFd,
+    pub(crate) descriptors: Arc<OwnedFd>,
     /// Passes on what the monitor says to people, until its end.
     pub(crate) messages: JoinHandle<()>,
     /// `None` if it has ended already.
@@ -136,7 +136,7 @@ impl Zygote {
                     ours.set_nonblocking(true)?;
                     let process = MonitorProcess::open(pid)?;
                     let socket = tokio::net::UnixStream::from_std(ours)?;
-                    return Ok(Launched { socket, descriptors, messages, process });
+                    return Ok(Launched { socket, descriptors: Arc::new(descriptors), messages, process });
                 }
                 Err(error @ (LaunchError::Gone | LaunchError::Silent)) if attempt < ATTEMPTS_MAX => {
                     tracing::warn!(%error, "starting another zygote");

@@ -35,6 +35,7 @@ fn spec(behaviour: &str) -> FunctionSpec {
         memory_mib: 128,
         tmp_mib: 512,
         timeout_s: 1,
+        has_template: false,
     }
 }
 

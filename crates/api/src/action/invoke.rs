@@ -26,6 +26,7 @@ const PLACEMENT: &str = "x-calypte-placement";
 const DURATION_MS: &str = "x-calypte-duration-ms";
 /// Ours: milliseconds that the function's initialisation took, when this invocation waited for it.
 const INIT_DURATION_MS: &str = "x-calypte-init-duration-ms";
+const RESTORE_DURATION_MS: &str = "x-calypte-restore-duration-ms";
 /// Ours: most memory that the environment has used, in bytes.
 const MEMORY_PEAK_BYTES: &str = "x-calypte-memory-peak-bytes";
 
@@ -99,6 +100,9 @@ fn add_report(headers: &mut HeaderMap, report: &Report) {
     headers.insert(DURATION_MS, milliseconds(report.duration));
     if let Some(duration) = report.init_duration {
         headers.insert(INIT_DURATION_MS, milliseconds(duration));
+    }
+    if let Some(duration) = report.restore_duration {
+        headers.insert(RESTORE_DURATION_MS, milliseconds(duration));
     }
     headers.insert(MEMORY_PEAK_BYTES, HeaderValue::from(report.memory_peak_bytes));
 }

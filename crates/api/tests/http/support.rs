@@ -37,6 +37,7 @@ impl Executor for Stage {
             report: Report {
                 duration: Duration::from_micros(1234),
                 init_duration: Some(Duration::from_millis(50)),
+                restore_duration: None,
                 memory_peak_bytes: 1 << 20,
                 rung: PlacementRung::Boot,
             },

@@ -42,6 +42,18 @@ impl AddressSpaces {
     }
 }
 
+impl AddressSpaces {
+    /// Empties what a child process would find empty (`MADV_WIPEONFORK`): one copy of a saved guest is to another as a
+    /// child to its parent. Generators of random numbers see by that that they must be seeded again.
+    pub(crate) fn wipe(&mut self, frames: &mut Frames) {
+        for space in self.spaces.values_mut() {
+            let is_wiped = |(_, area): &(u64, &Area)| area.on_fork == OnFork::Wipe;
+            let ranges: Vec<_> = space.areas.iter().filter(is_wiped).map(|(start, area)| (start, area.end)).collect();
+            ranges.into_iter().for_each(|(start, end)| space.drop_pages(frames, start, end));
+        }
+    }
+}
+
 impl Space {
     /// Makes all private pages borrowed ones.
     fn lend(&mut self) {

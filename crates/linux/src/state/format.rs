@@ -2,6 +2,11 @@
 //!
 //! `docs/state-format.md` is the description. All numbers are little-endian.
 
+use std::borrow::Cow;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::BorrowedFd;
+
+use calypte_platform::PAGE_SIZE;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -102,43 +107,88 @@ struct Row {
 
 const HEADER_BYTES: usize = size_of::<Header>();
 const ROW_BYTES: usize = size_of::<Row>();
+const _: () = assert!(SectionId::Pages as usize == SECTIONS.len() - 1 && ALIGNMENT.is_multiple_of(PAGE_SIZE));
 const _: () =
     assert!(HEADER_BYTES == 64 && ROW_BYTES == 64 && HEADER_BYTES + SECTIONS_MAX * ROW_BYTES <= 2 * ALIGNMENT);
 
-/// Puts a state together from the bodies of its sections, in the order of `SECTIONS`.
-pub(super) fn assemble(bodies: [Vec<u8>; SECTIONS.len()]) -> Vec<u8> {
-    let mut offset = (HEADER_BYTES + SECTIONS.len() * ROW_BYTES).next_multiple_of(ALIGNMENT);
-    let total = bodies.iter().fold(offset, |end, body| end.next_multiple_of(ALIGNMENT) + body.len());
-    let mut rows = Vec::with_capacity(SECTIONS.len() * ROW_BYTES);
-    let mut bytes = Vec::with_capacity(total);
-    bytes.resize(offset, 0);
-    for (known, body) in SECTIONS.iter().zip(bodies) {
-        offset = offset.next_multiple_of(ALIGNMENT);
+/// Writes a state, section by section in the order of `SECTIONS`, and at last what stands before them.
+pub(super) struct Writer<W> {
+    target: W,
+    rows: Vec<u8>,
+    /// Where the last section ends.
+    end: u64,
+}
+
+/// The body of a section while it is written.
+pub(super) struct Body<'w, W> {
+    target: &'w mut W,
+    checksum: blake3::Hasher,
+    length: u64,
+}
+
+impl<W: Write> Write for Body<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.target.write(bytes)?;
+        self.checksum.update(&bytes[..count]);
+        self.length += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
+}
+
+impl<W: Write + Seek> Writer<W> {
+    /// Begins a state at the beginning of `target`.
+    pub(super) fn new(target: W) -> Self {
+        Self { target, rows: Vec::new(), end: (HEADER_BYTES + SECTIONS.len() * ROW_BYTES) as u64 }
+    }
+
+    /// Writes the next section.
+    pub(super) fn section(
+        &mut self,
+        id: SectionId,
+        write: impl FnOnce(&mut Body<'_, W>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let known = id.known();
+        assert_eq!(self.rows.len(), id as usize * ROW_BYTES, "sections are written in their order");
+        let offset = self.end.next_multiple_of(ALIGNMENT as u64);
+        // What is skipped reads as zero.
+        self.target.seek(SeekFrom::Start(offset))?;
+        let mut body = Body { target: &mut self.target, checksum: blake3::Hasher::new(), length: 0 };
+        write(&mut body)?;
         let row = Row {
             number: known.number.into(),
             version: known.version.into(),
             flags: REQUIRED.into(),
-            offset: (offset as u64).into(),
-            length: (body.len() as u64).into(),
-            checksum: *blake3::hash(&body).as_bytes(),
+            offset: offset.into(),
+            length: body.length.into(),
+            checksum: *body.checksum.finalize().as_bytes(),
             reserved: [0; 8],
         };
-        rows.extend_from_slice(row.as_bytes());
-        bytes.resize(offset, 0);
-        offset += body.len();
-        bytes.extend_from_slice(&body);
+        self.end = offset + body.length;
+        self.rows.extend_from_slice(row.as_bytes());
+        Ok(())
     }
-    let mut header = Header {
-        magic: MAGIC,
-        version: FORMAT_VERSION.into(),
-        sections: (SECTIONS.len() as u32).into(),
-        checksum: [0; 32],
-        reserved: [0; 16],
-    };
-    header.checksum = header_checksum(&header, &rows);
-    bytes[..HEADER_BYTES].copy_from_slice(header.as_bytes());
-    bytes[HEADER_BYTES..HEADER_BYTES + rows.len()].copy_from_slice(&rows);
-    bytes
+
+    /// Writes header and table. The target, and how long the state is.
+    pub(super) fn finish(mut self) -> io::Result<(W, u64)> {
+        assert_eq!(self.rows.len(), SECTIONS.len() * ROW_BYTES, "every section has been written");
+        let mut header = Header {
+            magic: MAGIC,
+            version: FORMAT_VERSION.into(),
+            sections: (SECTIONS.len() as u32).into(),
+            checksum: [0; 32],
+            reserved: [0; 16],
+        };
+        header.checksum = header_checksum(&header, &self.rows);
+        self.target.seek(SeekFrom::Start(0))?;
+        self.target.write_all(header.as_bytes())?;
+        self.target.write_all(&self.rows)?;
+        self.target.flush()?;
+        Ok((self.target, self.end))
+    }
 }
 
 fn header_checksum(header: &Header, rows: &[u8]) -> [u8; 32] {
@@ -146,65 +196,169 @@ fn header_checksum(header: &Header, rows: &[u8]) -> [u8; 32] {
     *blake3::Hasher::new().update(header.as_bytes()).update(rows).finalize().as_bytes()
 }
 
-/// The bodies of a state's sections, checksums verified.
+/// Where the bytes of a state are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source<'b> {
+    /// In memory.
+    Bytes(&'b [u8]),
+    /// In a file, of this length.
+    File(BorrowedFd<'b>, u64),
+}
+
+impl<'b> Source<'b> {
+    /// A file, as long as it is now.
+    pub(super) fn file(file: BorrowedFd<'b>) -> Result<Self, StateError> {
+        let status = rustix::fs::fstat(file).map_err(|error| StateError::Read(error.into()))?;
+        Ok(Self::File(file, u64::try_from(status.st_size).unwrap_or(0)))
+    }
+
+    fn length(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(_, length) => length,
+        }
+    }
+
+    /// Some bytes. `None` if there are not as many.
+    fn get(self, start: u64, length: u64) -> Result<Option<Cow<'b, [u8]>>, StateError> {
+        let Some(end) = start.checked_add(length).filter(|end| *end <= self.length()) else { return Ok(None) };
+        match self {
+            Self::Bytes(bytes) => Ok(Some(Cow::Borrowed(&bytes[start as usize..end as usize]))),
+            Self::File(file, _) => {
+                let mut bytes = vec![0; length as usize];
+                read_exact(file, start, &mut bytes).map_err(StateError::Read)?;
+                Ok(Some(Cow::Owned(bytes)))
+            }
+        }
+    }
+}
+
+fn read_exact(file: BorrowedFd<'_>, mut position: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pread(file, &mut *bytes, position) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                position += count as u64;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The content of the section `pages`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pages<'b> {
+    /// In memory, checksum verified.
+    Bytes(&'b [u8]),
+    /// In a file: where they begin and how long they are. Their checksum has not been looked at.
+    File {
+        /// The file.
+        file: BorrowedFd<'b>,
+        /// Where the section begins, a multiple of [`ALIGNMENT`].
+        position: u64,
+        /// How long it is.
+        length: u64,
+    },
+}
+
+impl Pages<'_> {
+    /// How many bytes they are.
+    pub(super) fn length(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { length, .. } => length,
+        }
+    }
+}
+
+/// The bodies of a state's sections, checksums verified, but for the pages of a file.
 #[derive(Debug)]
 pub(super) struct Sections<'b> {
-    bodies: [&'b [u8]; SECTIONS.len()],
+    bodies: [Cow<'b, [u8]>; SECTIONS.len() - 1],
+    pages: Pages<'b>,
 }
 
 impl<'b> Sections<'b> {
     /// Takes a state apart.
-    pub(super) fn read(bytes: &'b [u8]) -> Result<Self, StateError> {
-        let rows = rows(bytes)?;
-        let mut bodies = [None; SECTIONS.len()];
-        let mut end = HEADER_BYTES + rows.len() * ROW_BYTES;
+    pub(super) fn read(source: Source<'b>) -> Result<Self, StateError> {
+        let start = source.get(0, source.length().min(2 * ALIGNMENT as u64))?.unwrap_or_default();
+        let rows = rows(&start)?;
+        let mut bodies = [const { None }; SECTIONS.len() - 1];
+        let mut pages = None;
+        let mut end = (HEADER_BYTES + rows.len() * ROW_BYTES) as u64;
         for row in rows {
-            let known = SECTIONS.iter().position(|known| known.number == row.number.get());
-            let name = known.map_or("unknown", |index| SECTIONS[index].name);
-            let start = end.next_multiple_of(ALIGNMENT);
-            let is_next = row.offset.get() == start as u64;
-            let length = usize::try_from(row.length.get()).ok();
-            let body = length.and_then(|length| bytes.get(start..start.checked_add(length)?)).filter(|_| is_next);
-            let body = body.ok_or(StateError::Bounds { section: name, number: row.number.get() })?;
-            if bytes[end..start].iter().any(|byte| *byte != 0) || row.reserved != [0; 8] {
+            let known = SECTIONS.iter().find(|known| known.number == row.number.get());
+            let name = known.map_or("unknown", |known| known.name);
+            let out_of_bounds = || StateError::Bounds { section: name, number: row.number.get() };
+            let start = end.next_multiple_of(ALIGNMENT as u64);
+            let length = row.length.get();
+            if row.offset.get() != start {
+                return Err(out_of_bounds());
+            }
+            let padding = source.get(end, start - end)?.ok_or_else(out_of_bounds)?;
+            if padding.iter().any(|byte| *byte != 0) || row.reserved != [0; 8] {
                 return Err(StateError::Padding { section: name });
             }
-            end = start + body.len();
-            let Some(index) = known else {
+            end = start.checked_add(length).filter(|end| *end <= source.length()).ok_or_else(out_of_bounds)?;
+            let Some(known) = known else {
                 if row.flags.get() & REQUIRED != 0 {
                     return Err(StateError::UnknownSection { number: row.number.get() });
                 }
                 continue;
             };
-            let known = &SECTIONS[index];
             if row.version.get() != known.version {
                 let (found, supported) = (row.version.get(), known.version);
                 return Err(StateError::SectionVersion { section: name, found, supported });
             }
-            if known.id != SectionId::Pages && row.length.get() > SECTION_BYTES_MAX {
-                return Err(StateError::Bounds { section: name, number: known.number });
-            }
-            if blake3::hash(body) != row.checksum {
-                return Err(StateError::Checksum { section: name });
-            }
-            if bodies[index].replace(body).is_some() {
+            let is_repeated = if let Some(place) = bodies.get_mut(known.id as usize) {
+                if length > SECTION_BYTES_MAX {
+                    return Err(out_of_bounds());
+                }
+                let body = source.get(start, length)?.ok_or_else(out_of_bounds)?;
+                check(&body, row, name)?;
+                place.replace(body).is_some()
+            } else {
+                let found = match source {
+                    Source::Bytes(bytes) => {
+                        let body = &bytes[start as usize..end as usize];
+                        check(body, row, name)?;
+                        Pages::Bytes(body)
+                    }
+                    Source::File(file, _) => Pages::File { file, position: start, length },
+                };
+                pages.replace(found).is_some()
+            };
+            if is_repeated {
                 return Err(StateError::Repeated { section: name });
             }
         }
-        if end != bytes.len() {
-            return Err(StateError::Length { expected: end, found: bytes.len() });
+        if end != source.length() {
+            return Err(StateError::Length { expected: end, found: source.length() });
         }
-        let mut found = [&[][..]; SECTIONS.len()];
+        let missing = |id: SectionId| StateError::Missing { section: id.name() };
+        let mut found = [const { Cow::Owned(Vec::new()) }; SECTIONS.len() - 1];
         for (known, (found, body)) in SECTIONS.iter().zip(found.iter_mut().zip(bodies)) {
-            *found = body.ok_or(StateError::Missing { section: known.name })?;
+            *found = body.ok_or_else(|| missing(known.id))?;
         }
-        Ok(Self { bodies: found })
+        Ok(Self { bodies: found, pages: pages.ok_or_else(|| missing(SectionId::Pages))? })
     }
 
-    /// The body of a section.
-    pub(super) fn get(&self, id: SectionId) -> &'b [u8] {
-        self.bodies[id as usize]
+    /// The body of a section other than the pages.
+    pub(super) fn get(&self, id: SectionId) -> &[u8] {
+        &self.bodies[id as usize]
     }
+
+    /// The section `pages`.
+    pub(super) fn pages(&self) -> Pages<'b> {
+        self.pages
+    }
+}
+
+fn check(body: &[u8], row: &Row, name: &'static str) -> Result<(), StateError> {
+    if blake3::hash(body) == row.checksum { Ok(()) } else { Err(StateError::Checksum { section: name }) }
 }
 
 fn rows(bytes: &[u8]) -> Result<&[Row], StateError> {

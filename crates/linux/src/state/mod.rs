@@ -113,9 +113,9 @@ pub enum StateError {
     #[error("the state has {found} bytes instead of {expected}")]
     Length {
         /// Where the last section ends.
-        expected: usize,
+        expected: u64,
         /// How long the state is.
-        found: usize,
+        found: u64,
     },
     /// A section cannot be decoded.
     #[error("section `{section}` of the state cannot be decoded")]
@@ -192,6 +192,12 @@ pub enum StateError {
     /// The platform.
     #[error("the platform cannot take the guest")]
     Platform(#[source] PlatformError),
+    /// The file with the state.
+    #[error("the file with the state cannot be read")]
+    Read(#[source] std::io::Error),
+    /// The file for the state.
+    #[error("the state cannot be written to its file")]
+    Write(#[source] std::io::Error),
     /// The guest has ended.
     #[error("the guest has ended: there is nothing to save")]
     Ended,

@@ -1,13 +1,14 @@
 //! Bytes become a guest.
 
 use std::collections::{BTreeMap, HashSet};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use calypte_platform::{Frame, FrameRange, Machine, PAGE_SIZE};
+use calypte_platform::{FilePages, Frame, FrameRange, Machine, PAGE_SIZE};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
-use super::format::{SectionId, Sections};
+use super::format::{Pages, SectionId, Sections, Source};
 use super::identity::Identity;
 use super::save::{PageIndex, SavedFiles, SavedNet};
 use super::{ClockPolicy, StateError};
@@ -49,7 +50,18 @@ pub struct State<'b> {
 impl<'b> State<'b> {
     /// Takes the bytes of a [`super::SavedGuest`] apart. Bytes of anybody may be given.
     pub fn parse(bytes: &'b [u8]) -> Result<Self, StateError> {
-        let sections = Sections::read(bytes)?;
+        Self::read(Source::Bytes(bytes))
+    }
+
+    /// As [`State::parse`], for a file that never changes (a memfd with seals): its pages become the guest's memory and stay
+    /// the file's until they are written, where the platform can do that. Their checksum is not looked at, which would take
+    /// longer than all the rest: whoever has made the file has done that.
+    pub fn open(file: BorrowedFd<'b>) -> Result<Self, StateError> {
+        Self::read(Source::file(file)?)
+    }
+
+    fn read(source: Source<'b>) -> Result<Self, StateError> {
+        let sections = Sections::read(source)?;
         let identity = decode(&sections, SectionId::Identity)?;
         Ok(Self { sections, identity })
     }
@@ -60,8 +72,11 @@ impl<'b> State<'b> {
     }
 
     /// The length of a section in bytes, for reports.
-    pub fn section_bytes(&self, section: SectionId) -> usize {
-        self.sections.get(section).len()
+    pub fn section_bytes(&self, section: SectionId) -> u64 {
+        match section {
+            SectionId::Pages => self.sections.pages().length(),
+            section => self.sections.get(section).len() as u64,
+        }
     }
 }
 
@@ -304,7 +319,7 @@ fn restore_kernel(
     let files: SavedFiles = decode(sections, SectionId::Files)?;
     let network: SavedNet = decode(sections, SectionId::Network)?;
     let (mut frames, claims) = memory.frames.restore(machine.memory(), frame_limits(&config))?;
-    restore_pages(&frames, decode(sections, SectionId::PageIndex)?, sections.get(SectionId::Pages))?;
+    restore_pages(&frames, decode(sections, SectionId::PageIndex)?, sections.pages())?;
     let mut clock = saved.clock.restore(machine.clone(), policy)?;
     let mut waits = Waits::default();
     // When the guest has started is among what is restored.
@@ -340,7 +355,7 @@ fn restore_kernel(
     let console = saved.console.restore(&mut restorer)?;
     restorer.restore_files(files, network, &mut net)?;
     let vdso = saved.vdso.restore(&mut restorer)?;
-    let spaces = memory.spaces.restore(&*machine, &mut restorer)?;
+    let mut spaces = memory.spaces.restore(&*machine, &mut restorer)?;
     let SavedProcesses { programs, actions, processes, threads: saved_threads } = processes;
     restorer.programs = programs.into_iter().map(|program| program.restore(&restorer)).collect();
     restorer.actions = actions.into_iter().map(restore_actions).collect::<Result<_, _>>()?;
@@ -355,6 +370,9 @@ fn restore_kernel(
     let asynchronous = restorer.files.iter().filter(|file| file.is_asynchronous()).map(Arc::downgrade).collect();
     let (claims, cut) = (restorer.claims, restorer.cut);
     frames.check_claims(&claims)?;
+    if policy == ClockPolicy::Continue {
+        spaces.wipe(&mut frames);
+    }
     clock.publish(frames.memory(), vdso.data());
     let mut scheduler = Scheduler::new(config.vcpu_count);
     scheduler.restore(saved.scheduler);
@@ -388,10 +406,10 @@ fn restore_kernel(
 }
 
 /// Puts the content of frames back. Frames of a new machine are zero.
-fn restore_pages(frames: &Frames, index: PageIndex, pages: &[u8]) -> Result<(), StateError> {
+fn restore_pages(frames: &Frames, index: PageIndex, pages: Pages<'_>) -> Result<(), StateError> {
     let broken = |rule| StateError::broken(SectionId::PageIndex, rule);
-    let mut pages = pages.chunks_exact(PAGE_SIZE);
-    let mut end = 0;
+    let (mut end, mut length) = (0, 0);
+    let mut runs = Vec::with_capacity(index.runs.len());
     for (first, count) in index.runs {
         let next = first.checked_add(count).filter(|_| first >= end && count > 0);
         end = next.ok_or_else(|| broken("frames that are not in order"))?;
@@ -399,16 +417,27 @@ fn restore_pages(frames: &Frames, index: PageIndex, pages: &[u8]) -> Result<(), 
         if !range.iter().all(|frame| frames.is_used(frame)) {
             return Err(broken("the content of a frame that nobody uses"));
         }
-        frames.memory().prepare(range);
-        for frame in range.iter() {
-            let page = pages.next().ok_or_else(|| broken("more frames than there are pages"))?;
-            frames.memory().copy_in(frame, 0, page);
+        runs.push((range, length));
+        length += u64::from(count) * PAGE_SIZE as u64;
+    }
+    if length != pages.length() {
+        return Err(broken("not as many pages as frames"));
+    }
+    match pages {
+        Pages::Bytes(bytes) => {
+            for (range, position) in runs {
+                frames.memory().prepare(range);
+                let pages = bytes[position as usize..].chunks_exact(PAGE_SIZE);
+                range.iter().zip(pages).for_each(|(frame, page)| frames.memory().copy_in(frame, 0, page));
+            }
+            Ok(())
+        }
+        Pages::File { file, position: start, .. } => {
+            let of_file = |(frames, position)| FilePages { frames, position: start + position };
+            let pages: Vec<FilePages> = runs.into_iter().map(of_file).collect();
+            frames.memory().map_file(file, &pages).map_err(StateError::Read)
         }
     }
-    if pages.next().is_some() || !pages.remainder().is_empty() {
-        return Err(broken("fewer frames than there are pages"));
-    }
-    Ok(())
 }
 
 /// Whether a page is all zeros.

@@ -1,13 +1,14 @@
 //! A guest becomes bytes.
 
 use std::collections::HashMap;
+use std::io::{self, Cursor, Seek, Write};
 use std::sync::Arc;
 
 use calypte_platform::{Frame, PAGE_SIZE};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::format::{self, SectionId};
+use super::format::{SectionId, Writer};
 use super::identity::Identity;
 use super::{StateError, restore};
 use crate::file::OpenFile;
@@ -36,6 +37,11 @@ use crate::process::saved::{SavedLife, SavedSurroundings};
 use crate::process::{Actions, Life, ProgramFacts, Surroundings};
 use crate::tty::Terminal;
 use crate::tty::saved::SavedTerminal;
+
+/// Frames of zeros in a row, within frames that are in use, that are saved with those around them.
+const GAP_FRAMES_MAX: u32 = 16;
+/// Pages copied at a time.
+const PAGES_AT_ONCE: u32 = 64;
 
 /// A guest as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +286,12 @@ impl Guest {
     /// Saves everything that the guest has. It must be frozen ([`Guest::set_frozen`]): waits until no thread of it is on a
     /// virtual CPU. The guest can go on afterwards.
     pub fn save(&self) -> Result<SavedGuest, StateError> {
+        let (target, _) = self.save_to(Cursor::new(Vec::new()))?;
+        Ok(SavedGuest { bytes: target.into_inner() })
+    }
+
+    /// As [`Guest::save`], to the beginning of an empty file: also how many bytes it has then.
+    pub fn save_to<W: Write + Seek>(&self, target: W) -> Result<(W, u64), StateError> {
         let mut kernel = self.lock_quiet();
         if kernel.exit.is_some() {
             return Err(StateError::Ended);
@@ -289,50 +301,68 @@ impl Guest {
         let kernel = &mut *kernel;
         kernel.spaces.carry_out_cuts(&mut kernel.frames);
         kernel.frames.reclaim();
-        encode(kernel)
+        write(kernel, target)
     }
 }
 
-fn encode(kernel: &Kernel) -> Result<SavedGuest, StateError> {
+fn write<W: Write + Seek>(kernel: &Kernel, target: W) -> Result<(W, u64), StateError> {
     let mut saver = Saver::new(kernel);
     let parts = kernel.save(&mut saver)?;
     let (files, network) = saver.finish(parts.tree, parts.network);
-    let (index, pages) = pages(&kernel.frames);
-    let bodies = [
-        body(SectionId::Identity, &Identity::of(&*kernel.machine))?,
-        body(SectionId::Kernel, &parts.kernel)?,
-        body(SectionId::Processes, &parts.processes)?,
-        body(SectionId::Memory, &parts.memory)?,
-        body(SectionId::Files, &files)?,
-        body(SectionId::Network, &network)?,
-        body(SectionId::PageIndex, &index)?,
-        pages,
-    ];
-    Ok(SavedGuest { bytes: format::assemble(bodies) })
+    let index = page_index(&kernel.frames);
+    let mut writer = Writer::new(target);
+    let mut section =
+        |id, body: Vec<u8>| writer.section(id, |target| target.write_all(&body)).map_err(StateError::Write);
+    section(SectionId::Identity, body(SectionId::Identity, &Identity::of(&*kernel.machine))?)?;
+    section(SectionId::Kernel, body(SectionId::Kernel, &parts.kernel)?)?;
+    section(SectionId::Processes, body(SectionId::Processes, &parts.processes)?)?;
+    section(SectionId::Memory, body(SectionId::Memory, &parts.memory)?)?;
+    section(SectionId::Files, body(SectionId::Files, &files)?)?;
+    section(SectionId::Network, body(SectionId::Network, &network)?)?;
+    section(SectionId::PageIndex, body(SectionId::PageIndex, &index)?)?;
+    let pages = writer.section(SectionId::Pages, |target| write_pages(&kernel.frames, &index, target));
+    pages.and_then(|()| writer.finish()).map_err(StateError::Write)
 }
 
 fn body<T: Serialize>(section: SectionId, content: &T) -> Result<Vec<u8>, StateError> {
     postcard::to_stdvec(content).map_err(|source| StateError::Encoding { section: section.name(), source })
 }
 
-/// The content of the frames in use that are not all zeros.
-fn pages(frames: &Frames) -> (PageIndex, Vec<u8>) {
+/// The frames in use that are not all zeros, and few that are: a run with a short gap is mapped sooner than two.
+fn page_index(frames: &Frames) -> PageIndex {
     let mut index = PageIndex::default();
-    let mut pages = Vec::new();
+    let mut page = [0; PAGE_SIZE];
     for (first, count) in frames.used_runs() {
         for frame in first..first + count {
-            let start = pages.len();
-            pages.resize(start + PAGE_SIZE, 0);
-            frames.memory().copy_out(Frame(frame), 0, &mut pages[start..]);
-            if restore::is_zero(&pages[start..]) {
-                pages.truncate(start);
+            frames.memory().copy_out(Frame(frame), 0, &mut page);
+            if restore::is_zero(&page) {
                 continue;
             }
             match index.runs.last_mut() {
-                Some((first, count)) if *first + *count == frame => *count += 1,
+                Some((start, length)) if *start >= first && frame - (*start + *length) <= GAP_FRAMES_MAX => {
+                    *length = frame + 1 - *start;
+                }
+                Some((start, length)) if *start + *length == frame => *length += 1,
                 _ => index.runs.push((frame, 1)),
             }
         }
     }
-    (index, pages)
+    index
+}
+
+fn write_pages(frames: &Frames, index: &PageIndex, target: &mut impl Write) -> io::Result<()> {
+    let mut buffer = vec![0; PAGE_SIZE * PAGES_AT_ONCE as usize];
+    for (first, count) in &index.runs {
+        let (mut at, end) = (*first, *first + *count);
+        while at < end {
+            let pages = (end - at).min(PAGES_AT_ONCE);
+            let bytes = &mut buffer[..pages as usize * PAGE_SIZE];
+            for (frame, page) in (at..).zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
+                frames.memory().copy_out(Frame(frame), 0, page);
+            }
+            target.write_all(bytes)?;
+            at += pages;
+        }
+    }
+    Ok(())
 }

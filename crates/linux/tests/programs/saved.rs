@@ -2,6 +2,8 @@
 //! machine. What the program does must not change.
 
 use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,17 +77,35 @@ pub(crate) fn run_saved(name: &str, linking: Linking, arguments: &[&str], shape:
     let output = Arc::new(Output::default());
     let mut stopper = Stopper::new(output.clone(), every);
     let mut guest = spawn(name, linking, arguments, shape, stopper.clone());
+    let mut is_file_next = true;
     loop {
         stopper.guest.set(Arc::downgrade(&guest)).expect("each guest has its own");
         let Some(saved) = run_until_stopped(&guest, &stopper, shape) else { break };
         drop(guest);
         stopper = Stopper::new(output.clone(), every);
-        guest = restore(saved.bytes(), shape, stopper.clone()).expect("what was saved a moment ago");
+        let (machine, config) = configuration(folder(), shape, stopper.clone());
+        // By turns its pages are a file's until they are written, and copied from memory.
+        let file = is_file_next.then(|| file_of(saved.bytes()));
+        is_file_next = !is_file_next;
+        let state = match &file {
+            Some(file) => State::open(file.as_fd()),
+            None => State::parse(saved.bytes()),
+        };
+        let restored = state.and_then(|state| Guest::restore(machine, config, ClockPolicy::Advance, &state));
+        guest = restored.expect("what was saved a moment ago");
         guest.set_frozen(&mut guest.lock(), false);
     }
     let exit = guest.wait_exit();
     output.progress(&mut guest.lock());
     Run { output: output.text(), status: status(&guest, exit) }
+}
+
+/// A file in memory.
+fn file_of(bytes: &[u8]) -> OwnedFd {
+    let file = rustix::fs::memfd_create(c"state", rustix::fs::MemfdFlags::CLOEXEC).expect("a file in memory");
+    let mut file = std::fs::File::from(file);
+    file.write_all(bytes).expect("there is room");
+    file.into()
 }
 
 /// The saved guest; nothing if it has ended.

@@ -34,6 +34,7 @@ fn spec() -> FunctionSpec {
         memory_mib: 128,
         tmp_mib: 512,
         timeout_s: 1,
+        has_template: false,
     }
 }
 

@@ -38,6 +38,7 @@ fn spec(account: u8, function: &str, revision: &str, memory_mib: u32) -> Functio
         memory_mib,
         tmp_mib: 512,
         timeout_s: 3,
+        has_template: false,
     }
 }
 

@@ -338,7 +338,7 @@ impl Monitor {
             "takes a visitor" => {
                 let (port, connection) = self.take_descriptor(|descriptor| match descriptor {
                     Descriptor::Visit { port, .. } => Some(port),
-                    Descriptor::Egress => None,
+                    Descriptor::Egress | Descriptor::State => None,
                 });
                 UnixStream::from(connection).write_all(b"welcome").unwrap();
                 self.respond(id, port.to_string().into_bytes());
