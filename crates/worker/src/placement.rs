@@ -121,7 +121,9 @@ struct Pool {
 enum State {
     Busy,
     Finishing,
-    Idle { since: Instant },
+    Idle {
+        since: Instant,
+    },
     /// A template is made of it.
     Saving,
     Ending,

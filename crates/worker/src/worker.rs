@@ -28,9 +28,9 @@ use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest}
 use crate::logs::Logs;
 use crate::placement::{Effect, EnvironmentId, Limits, Scheduler, Stats, SubmitError, Ticket};
 use crate::process::MonitorProcess;
-use crate::transcript::{RateLimit, Transcript};
 use crate::templates::{Template, Templates};
-use crate::zygote::{Launched, LaunchError, Zygote};
+use crate::transcript::{RateLimit, Transcript};
+use crate::zygote::{LaunchError, Launched, Zygote};
 
 /// Longest sum of an invocation's texts (ARN, trace id, client context), in bytes; HTTP headers are shorter.
 const TEXTS_BYTES_MAX: usize = 32 * 1024;
@@ -173,8 +173,7 @@ impl Worker {
         let supervisor = Mutex::new(supervisor.map_err(StartError::Egress)?);
         let templates = Templates::new(config.templates_mib_max << 20);
         let state = Mutex::new(state);
-        let shared =
-            Arc::new(Shared { config, zygote, egress, logs, templates, groups, state, rescheduled, drained });
+        let shared = Arc::new(Shared { config, zygote, egress, logs, templates, groups, state, rescheduled, drained });
         let ticker = tokio::spawn(shared.clone().tick());
         Ok(Arc::new(Self { shared, ticker, supervisor }))
     }

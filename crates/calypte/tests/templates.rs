@@ -1,0 +1,158 @@
+//! Environments that start from a template: that they are what a fresh start would be, and share nothing that must differ.
+
+#![allow(missing_docs)]
+#![allow(clippy::print_stderr, reason = "a test that cannot run says so")]
+
+mod harness;
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use harness::{Server, calypte, good, has_kvm, json, run, signal, stderr, stdout};
+use serde_json::Value;
+
+/// How long a template may take to be made, generously.
+const TEMPLATE_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Copies that exist at the same time.
+const COPIES: usize = 6;
+
+/// Gives everything random that Python and the system have, and what calls before have left.
+const RANDOM_FUNCTION: &str = r#"
+import os, random, secrets, ssl, tempfile, time, uuid
+seen = []
+started = time.monotonic()
+random.random()
+ssl.RAND_bytes(1)
+tempfile.mktemp()
+def handler(event, context):
+    seen.append(context.aws_request_id)
+    time.sleep(event.get("seconds", 0))
+    with open("/proc/sys/kernel/random/uuid") as file:
+        kernel = file.read().strip()
+    return {
+        "calls": len(seen),
+        "unique": [
+            str(random.random()), str(random.getrandbits(64)), secrets.token_hex(), ssl.RAND_bytes(16).hex(),
+            str(uuid.uuid4()), str(uuid.uuid1()), tempfile.mktemp(), os.urandom(16).hex(), kernel,
+            os.getrandom(16).hex(),
+        ],
+        "time": time.time(),
+        "uptime": time.monotonic() - started,
+        "pid": os.getpid(),
+    }
+"#;
+
+/// A server with a function; none, printed as a skip, if there is no Python or no KVM.
+fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
+    if !has_kvm(test) {
+        return None;
+    }
+    if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIP {test}: python3 is not installed");
+        return None;
+    }
+    let data = parent.join("data");
+    let folder = parent.join("function");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("app.py"), code).unwrap();
+    good(&data, &["runtime", "add", "python", "--from-host", "python3"]);
+    let server = Server::start_with(&data, &[]);
+    let options = ["--runtime", "python", "--handler", "app.handler", "--memory", "256", "--timeout", "30"];
+    good(&data, &[&["deploy", folder.to_str().unwrap(), "--name", "function"], &options[..]].concat());
+    Some(server)
+}
+
+fn invoke(data: &Path, event: &str) -> Value {
+    json(&good(data, &["invoke", "function", event, "--json"]))
+}
+
+/// Kills the environment that has just answered, and calls the function until another one has answered: the server may
+/// assign a call to the first before it has heard of its end.
+fn invoke_in_another(server: &Server, data: &Path) -> Value {
+    // There may be one more, of which the template is made at this moment.
+    if let [monitor] = server.monitors()[..] {
+        signal(monitor, "-KILL");
+    }
+    loop {
+        let output = run(data, &["invoke", "function", "{}", "--json"]);
+        let answer = json(&stdout(&output));
+        if answer["function_error"].is_null() {
+            return answer;
+        }
+    }
+}
+
+/// Calls the function in new environments until one starts from the template.
+fn until_template(server: &Server, data: &Path) -> Value {
+    let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
+    let mut answer = invoke(data, "{}");
+    while answer["placement"] != "template" {
+        assert!(Instant::now() < deadline, "there is no template: {answer}");
+        answer = invoke_in_another(server, data);
+    }
+    answer
+}
+
+#[test]
+fn copies_of_a_template_share_no_random_value_and_no_history() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let test = "copies_of_a_template_share_no_random_value_and_no_history";
+    let Some(server) = server_with(test, parent.path(), RANDOM_FUNCTION) else { return };
+    let first = until_template(&server, &data);
+    assert_eq!(first["payload"]["calls"], 1, "a copy has not handled what others have: {first}");
+    let calls: Vec<_> = (0..COPIES)
+        .map(|_| {
+            let mut call = calypte(&data);
+            call.args(["invoke", "function", r#"{"seconds": 1}"#, "--json"]);
+            call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut answers = vec![first];
+    for call in calls {
+        let output = call.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        answers.push(json(&stdout(&output)));
+    }
+    let copies = answers.iter().filter(|answer| answer["placement"] == "template").count();
+    assert!(copies >= COPIES, "they were to be there at the same time: {answers:#?}");
+    let mut values = HashSet::new();
+    for answer in &answers {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+        let payload = &answer["payload"];
+        for value in payload["unique"].as_array().unwrap() {
+            assert!(values.insert(value.as_str().unwrap().to_owned()), "two copies share {value}: {answers:#?}");
+        }
+        assert!((payload["time"].as_f64().unwrap() - now).abs() < 30.0, "the clock is right: {payload}");
+        assert!((0.0..30.0).contains(&payload["uptime"].as_f64().unwrap()), "time went on: {payload}");
+    }
+    server.stop();
+}
+
+#[test]
+fn an_environment_from_a_template_is_reused_and_outlived_by_the_template() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let test = "an_environment_from_a_template_is_reused_and_outlived_by_the_template";
+    let Some(server) = server_with(test, parent.path(), RANDOM_FUNCTION) else { return };
+    until_template(&server, &data);
+    for calls in 2..5 {
+        let answer = invoke(&data, "{}");
+        assert_eq!((&answer["placement"], &answer["payload"]["calls"]), (&"reuse".into(), &calls.into()), "{answer}");
+    }
+    let answer = invoke_in_another(&server, &data);
+    assert_eq!((&answer["placement"], &answer["payload"]["calls"]), (&"template".into(), &1.into()), "{answer}");
+    // Another revision has another template.
+    fs::write(parent.path().join("function/app.py"), RANDOM_FUNCTION.replace("len(seen)", "100 + len(seen)")).unwrap();
+    good(&data, &["deploy", parent.path().join("function").to_str().unwrap(), "--name", "function"]);
+    let answer = invoke(&data, "{}");
+    assert_eq!((&answer["placement"], &answer["payload"]["calls"]), (&"boot".into(), &101.into()), "{answer}");
+    let answer = until_template(&server, &data);
+    assert_eq!(answer["payload"]["calls"], 101, "{answer}");
+    let log = good(&data, &["logs", "function"]);
+    assert!(log.contains("Restore Duration: ") && log.contains("Placement: template"), "{log}");
+    server.stop();
+}
