@@ -1,7 +1,9 @@
 //! Host memory that backs guest memory, and the flush of translations that depends on it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -115,11 +117,37 @@ impl HostMapping {
         if length >= HUGE_BYTES_MIN {
             self.allow_huge_pages(offset, length);
         }
+        self.populate_pages(offset, length);
+    }
+
+    /// As [`HostMapping::populate`], in small pages.
+    pub(crate) fn populate_pages(&self, offset: u64, length: u64) {
         let bytes = byte_count(length);
         let address = self.pointer(offset, bytes);
         // SAFETY: the range is inside our private anonymous mapping; its content stays as it is.
         // The call is new in Linux 5.14 and may lack memory: without it pages come when they are touched.
         let _ = unsafe { libc::madvise(address.cast(), bytes, libc::MADV_POPULATE_WRITE) };
+    }
+
+    /// Maps pages of files that will only be read, as [`HostMapping::populate`] does for those that will be written.
+    pub(crate) fn read_ahead(&self, offset: u64, length: u64) {
+        let bytes = byte_count(length);
+        let address = self.pointer(offset, bytes);
+        // SAFETY: the range is inside our private mapping; its content stays as it is. As above, without it pages come later.
+        let _ = unsafe { libc::madvise(address.cast(), bytes, libc::MADV_POPULATE_READ) };
+    }
+
+    /// Which pages, from the first on as far as pages of files are mapped, have been used: whether each is in this process's
+    /// page tables (`Documentation/admin-guide/mm/pagemap.rst` of Linux). `pagemap` is `/proc/self/pagemap`.
+    pub(crate) fn present_file_pages(&self, pagemap: &File) -> io::Result<Vec<bool>> {
+        /// Bytes of an entry.
+        const ENTRY: u64 = 8;
+        const IS_PRESENT: u64 = 1 << 63;
+        let first = self.start as u64 / PAGE;
+        let mut bytes = vec![0; byte_count(self.files_end.load(Ordering::Acquire) / PAGE * ENTRY)];
+        pagemap.read_exact_at(&mut bytes, first * ENTRY)?;
+        let (entries, _) = bytes.as_chunks::<{ ENTRY as usize }>();
+        Ok(entries.iter().map(|entry| u64::from_ne_bytes(*entry) & IS_PRESENT != 0).collect())
     }
 
     /// Lets the host back the huge pages around a range as such, also where only a part of one is asked for: a program that

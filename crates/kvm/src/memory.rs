@@ -1,5 +1,6 @@
 //! Guest frames: consecutive guest-physical pages from [`FRAMES_BASE`] on, backed as they are needed.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,13 +31,16 @@ pub(crate) struct Frames {
     count: AtomicU32,
     /// Slots in use.
     slots: Mutex<u32>,
+    /// `/proc/self/pagemap`, opened before a jail takes its name away.
+    pagemap: Option<File>,
 }
 
 impl Frames {
     /// Room for `maximum` frames, none backed.
     pub(crate) fn new(vm: Arc<VmFd>, maximum: u32) -> Result<Self, PlatformError> {
         let mapping = HostMapping::reserve(u64::from(maximum) * PAGE)?;
-        Ok(Self { vm, mapping, maximum, count: AtomicU32::new(0), slots: Mutex::new(0) })
+        let pagemap = File::open("/proc/self/pagemap").ok();
+        Ok(Self { vm, mapping, maximum, count: AtomicU32::new(0), slots: Mutex::new(0), pagemap })
     }
 
     /// Makes KVM forget every translation to these frames; see [`HostMapping::flush_translations`].
@@ -154,6 +158,25 @@ impl Memory for Frames {
             }
         }
         Ok(())
+    }
+
+    fn touched(&self) -> Vec<FrameRange> {
+        let Some(pagemap) = &self.pagemap else { return Vec::new() };
+        let mut runs: Vec<FrameRange> = Vec::new();
+        let present = self.mapping.present_file_pages(pagemap).unwrap_or_default();
+        for frame in (0..).zip(present).filter_map(|(frame, is_present)| is_present.then_some(frame)) {
+            match runs.last_mut() {
+                Some(run) if run.first.0 + run.count == frame => run.count += 1,
+                _ => runs.push(FrameRange::one(Frame(frame))),
+            }
+        }
+        runs
+    }
+
+    fn fetch(&self, frames: FrameRange, will_write: bool) {
+        self.check(frames);
+        let (offset, length) = (offset_of(frames.first), u64::from(frames.count) * PAGE);
+        if will_write { self.mapping.populate_pages(offset, length) } else { self.mapping.read_ahead(offset, length) }
     }
 
     fn zero(&self, frames: FrameRange) {

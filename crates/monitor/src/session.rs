@@ -24,7 +24,8 @@ use calypte_linux::profile::Profile;
 use calypte_linux::service::LoopbackService;
 use calypte_wire::frame::{Decoder, FrameError};
 use calypte_wire::monitor::{
-    ExitCause, Invoke, LOG_BYTES_MAX, Start, TO_MONITOR_BYTES_MAX, ToMonitor, ToWorker, Usage,
+    ExitCause, Invoke, LOG_BYTES_MAX, Start, TO_MONITOR_BYTES_MAX, ToMonitor, ToWorker, Usage, WORKING_SET_RUNS_MAX,
+    WorkingSet,
 };
 use rustix::io::Errno;
 
@@ -170,6 +171,8 @@ struct Session {
     guest: Arc<Guest>,
     vcpu_count: u32,
     link: Arc<Link>,
+    /// Whether the worker wants to know what the guest uses of its state.
+    is_set_wanted: bool,
 }
 
 /// What connects the guest with the worker.
@@ -224,6 +227,9 @@ impl Session {
             None => launch::load(&program, surroundings, confinement)?,
             Some(state) => launch::restore(state.as_fd(), &program, surroundings, confinement)?,
         };
+        if let Some(WorkingSet { written, read }) = start.working_set.clone() {
+            guest.fetch(&calypte_linux::state::WorkingSet { written, read });
+        }
         let (saved, outbox) = (Arc::downgrade(&guest), Arc::clone(&link));
         outside.serve(&guest, Box::new(move |file| save(&saved, &outbox, file)));
         let mut kernel = guest.lock();
@@ -234,7 +240,8 @@ impl Session {
         }
         kernel.profile = has_profile.then(Profile::default);
         drop(kernel);
-        Ok(Self { guest, vcpu_count, link })
+        let is_set_wanted = start.is_restored && start.working_set.is_none();
+        Ok(Self { guest, vcpu_count, link, is_set_wanted })
     }
 
     /// Starts the guest and serves the worker until it closes the socket.
@@ -252,9 +259,14 @@ impl Session {
             }
         });
         let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
+        let mut is_set_wanted = self.is_set_wanted;
         process::spawn("freeze", move || {
             loop {
                 link.idle.wait(FREEZE_DELAY);
+                if std::mem::take(&mut is_set_wanted) {
+                    let set = guest.working_set(WORKING_SET_RUNS_MAX);
+                    link.outbox.send(&[ToWorker::Used(WorkingSet { written: set.written, read: set.read })]);
+                }
                 let mut kernel = guest.lock();
                 if link.runtime_api.lock().is_idle() {
                     guest.set_frozen(&mut kernel, true);

@@ -148,6 +148,14 @@ pub trait Memory: Send + Sync {
         }
         Ok(())
     }
+    /// The frames with pages of files ([`Memory::map_file`]) that have been used since, by the guest or for it. Empty where
+    /// that is not known.
+    fn touched(&self) -> Vec<FrameRange> {
+        Vec::new()
+    }
+    /// Says that frames with pages of files will be used soon, and whether they will be written: a hint, as
+    /// [`Memory::prepare`] is.
+    fn fetch(&self, _frames: FrameRange, _will_write: bool) {}
     /// Fills whole frames with zeros.
     fn zero(&self, frames: FrameRange);
     /// Says that frames will be used soon, so that an implementation can put host memory behind them all at once. A hint:

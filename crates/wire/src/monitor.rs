@@ -67,6 +67,20 @@ pub struct Start {
     /// Whether the guest goes on from a saved one: a file with its state comes as a descriptor before all others
     /// ([`crate::descriptor::Descriptor::State`]). Program, arguments and environment are not looked at then.
     pub is_restored: bool,
+    /// What earlier copies of that state have used of it. `None`: nobody has said yet, and this one is to.
+    pub working_set: Option<WorkingSet>,
+}
+
+/// Most runs of frames of each kind in a [`WorkingSet`].
+pub const WORKING_SET_RUNS_MAX: usize = 16 * 1024;
+
+/// The pages of a state that a guest uses: runs of first frame and count.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingSet {
+    /// Those that the program can write.
+    pub written: Vec<(u32, u32)>,
+    /// Those that are only read.
+    pub read: Vec<(u32, u32)>,
 }
 
 /// What a monitor itself does about its part of the processors: where the worker cannot make control groups.
@@ -163,6 +177,8 @@ pub enum ToWorker {
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
     },
+    /// What the guest has used of the state that it was restored from, once, some time after its first invocation.
+    Used(WorkingSet),
     /// The guest has been saved.
     Saved {
         /// How long the state is.

@@ -20,6 +20,7 @@ use crate::invocation::{
 use crate::placement::EnvironmentId;
 use crate::process::MonitorProcess;
 use crate::protocol::{Answer, Conversation, Event, Violation};
+use crate::templates::Template;
 use crate::transcript::{ReportLine, Status, Transcript};
 
 mod channel;
@@ -85,12 +86,12 @@ pub(crate) struct Offer {
 }
 
 /// What an environment starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Origin {
     /// The function's program, which initialises itself.
     Program,
     /// A template, which the monitor has been sent.
-    Template,
+    Template(Arc<Template>),
 }
 
 /// One environment. Nothing that comes out of `channel` may be trusted.
@@ -211,8 +212,8 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn serve(&mut self, first: Job, started: Instant, init_timeout: Duration) -> End {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, self.origin))));
-        if self.origin == Origin::Template {
+        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, &self.origin))));
+        if matches!(self.origin, Origin::Template(_)) {
             return self.serve_restored(first, started).await;
         }
         let mut deadline = None;
@@ -394,6 +395,11 @@ impl<N: Fn(Notice)> Environment<N> {
                 Event::Output { bytes, dropped_bytes } => {
                     self.transcript.output(&bytes, dropped_bytes, Instant::now());
                 }
+                Event::Used(set) => {
+                    if let Origin::Template(template) = &self.origin {
+                        template.note_working_set(set);
+                    }
+                }
                 event => return Ok(Some(event)),
             }
         }
@@ -424,6 +430,7 @@ impl<N: Fn(Notice)> Environment<N> {
             Event::Output { .. }
             | Event::Ready
             | Event::InitFailed { .. }
+            | Event::Used(_)
             | Event::Saved { .. }
             | Event::NotSaved { .. } => {
                 unreachable!("the conversation lets only answers and ends through")
@@ -494,10 +501,10 @@ impl<N: Fn(Notice)> Environment<N> {
     /// The figures so far; an invocation that waited for the start is the one that the environment was started for.
     fn report(&self, duration: Duration, start_duration: Option<Duration>) -> Report {
         let memory_bytes = u64::from(self.spec.memory_mib) * 1024 * 1024;
-        let (rung, init_duration, restore_duration) = match (start_duration, self.origin) {
+        let (rung, init_duration, restore_duration) = match (start_duration, &self.origin) {
             (None, _) => (PlacementRung::Reuse, None, None),
             (Some(duration), Origin::Program) => (PlacementRung::Boot, Some(duration), None),
-            (Some(duration), Origin::Template) => (PlacementRung::Template, None, Some(duration)),
+            (Some(duration), Origin::Template(_)) => (PlacementRung::Template, None, Some(duration)),
         };
         let memory_peak_bytes = self.conversation.memory_peak_bytes().min(memory_bytes);
         Report { duration, init_duration, restore_duration, memory_peak_bytes, rung }
@@ -534,7 +541,11 @@ fn vcpu_count_max() -> u32 {
     u32::try_from(host).unwrap_or(u32::MAX).min(VCPU_COUNT_MAX)
 }
 
-fn start_message(spec: &FunctionSpec, offer: Offer, origin: Origin) -> Start {
+fn start_message(spec: &FunctionSpec, offer: Offer, origin: &Origin) -> Start {
+    let template = match origin {
+        Origin::Program => None,
+        Origin::Template(template) => Some(template),
+    };
     Start {
         platform: offer.platform,
         mounts: spec.mounts.clone(),
@@ -547,7 +558,8 @@ fn start_message(spec: &FunctionSpec, offer: Offer, origin: Origin) -> Start {
         vcpu_count: spec.memory_mib.div_ceil(MEMORY_MIB_PER_VCPU).clamp(1, vcpu_count_max()),
         has_egress: offer.has_egress,
         share: offer.share,
-        is_restored: origin == Origin::Template,
+        is_restored: template.is_some(),
+        working_set: template.and_then(|template| template.working_set().cloned()),
     }
 }
 

@@ -12,7 +12,7 @@
 
 use calypte_types::limits::PAYLOAD_BYTES_MAX;
 use calypte_wire::frame::FrameError;
-use calypte_wire::monitor::{ExitCause, LOG_BYTES_MAX, ToWorker, Usage};
+use calypte_wire::monitor::{ExitCause, LOG_BYTES_MAX, ToWorker, Usage, WORKING_SET_RUNS_MAX, WorkingSet};
 
 /// Longest text that is taken over from a monitor's message into logs and errors, in characters.
 const TEXT_CHARS_MAX: usize = 1024;
@@ -52,6 +52,7 @@ pub(crate) enum Event {
     Ready,
     Answered(Answer),
     InitFailed { error_type: String, payload: Vec<u8> },
+    Used(WorkingSet),
     Saved { bytes: u64 },
     NotSaved { reason: String },
     Exited(ExitCause),
@@ -72,12 +73,13 @@ enum Phase {
 pub(crate) struct Conversation {
     phase: Phase,
     memory_peak_bytes: u64,
+    is_set_known: bool,
 }
 
 impl Conversation {
     /// A conversation whose `Start` is being sent.
     pub(crate) fn new() -> Self {
-        Self { phase: Phase::Starting, memory_peak_bytes: 0 }
+        Self { phase: Phase::Starting, memory_peak_bytes: 0, is_set_known: false }
     }
 
     /// An `Invoke` is being sent.
@@ -134,6 +136,14 @@ impl Conversation {
                 check_length("error", payload.len(), PAYLOAD_BYTES_MAX)?;
                 self.phase = Phase::Over;
                 Ok(Event::InitFailed { error_type: printable(&error_type), payload })
+            }
+            ToWorker::Used(set) => {
+                if !matches!(self.phase, Phase::Idle | Phase::Running { .. } | Phase::Answered) || self.is_set_known {
+                    return Err(self.out_of_turn("Used"));
+                }
+                self.is_set_known = true;
+                check_length("a working set", set.written.len().max(set.read.len()), WORKING_SET_RUNS_MAX)?;
+                Ok(Event::Used(set))
             }
             ToWorker::Saved { bytes } => {
                 self.saved("Saved")?;
@@ -231,8 +241,12 @@ mod tests {
         ToWorker::Log { bytes: vec![b'x'; length], dropped_bytes: 0 }
     }
 
+    fn used(count: usize) -> ToWorker {
+        ToWorker::Used(WorkingSet { written: vec![(1, 1); count], read: Vec::new() })
+    }
+
     fn conversation(phase: Phase) -> Conversation {
-        Conversation { phase, memory_peak_bytes: 0 }
+        Conversation { phase, memory_peak_bytes: 0, is_set_known: false }
     }
 
     #[test]
@@ -265,6 +279,14 @@ mod tests {
             (running(), response("")),
             (Phase::Answered, response("a")),
             (Phase::Answered, init_error()),
+            (Phase::Starting, used(1)),
+            (Phase::Saving, used(1)),
+            (Phase::Idle, used(WORKING_SET_RUNS_MAX + 1)),
+            (Phase::Idle, ToWorker::Saved { bytes: 1 }),
+            (running(), ToWorker::Saved { bytes: 1 }),
+            (Phase::Answered, ToWorker::NotSaved { reason: String::new() }),
+            (Phase::Saving, ready()),
+            (Phase::Saving, response("a")),
             (Phase::Over, ready()),
             (Phase::Over, log(1)),
             (Phase::Over, exited()),
@@ -278,6 +300,23 @@ mod tests {
         let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
         let large = ToWorker::Response { request_id: "a".into(), content_type: None, payload, usage: Usage::default() };
         assert!(matches!(conversation(running()).receive(large, true), Err(Violation::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_program_that_waits_is_saved_once() {
+        let mut conversation = Conversation::new();
+        assert_eq!(conversation.receive(ready(), true).unwrap(), Event::Ready);
+        conversation.save();
+        assert!(matches!(conversation.receive(log(1), true), Ok(Event::Output { .. })));
+        assert_eq!(conversation.receive(ToWorker::Saved { bytes: 7 }, true).unwrap(), Event::Saved { bytes: 7 });
+        assert!(conversation.receive(ToWorker::Saved { bytes: 7 }, true).is_err());
+    }
+
+    #[test]
+    fn what_a_copy_has_used_is_told_once() {
+        let mut conversation = conversation(Phase::Idle);
+        assert!(matches!(conversation.receive(used(3), true), Ok(Event::Used(_))));
+        assert!(conversation.receive(used(3), true).is_err());
     }
 
     #[test]

@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use calypte_types::{AccountId, FunctionName};
+use calypte_wire::monitor::WorkingSet;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use crate::invocation::FunctionSpec;
@@ -24,12 +25,25 @@ const OVERHEAD_MIB: u64 = 64;
 pub(crate) struct Template {
     file: OwnedFd,
     bytes: u64,
+    /// What copies use of it, as the first one has told.
+    working_set: OnceLock<WorkingSet>,
 }
 
 impl Template {
     /// The file with its state, which never changes.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// What copies use of it, if one has told already.
+    pub(crate) fn working_set(&self) -> Option<&WorkingSet> {
+        self.working_set.get()
+    }
+
+    /// A copy has told what it has used. Only the first one is believed: it is a hint.
+    pub(crate) fn note_working_set(&self, set: WorkingSet) {
+        // Another copy was first.
+        let _ = self.working_set.set(set);
     }
 
     /// How long it is.
@@ -61,7 +75,7 @@ impl Draft {
     pub(crate) fn seal(self, bytes: u64) -> io::Result<Template> {
         ftruncate(&self.0, bytes)?;
         fcntl_add_seals(&self.0, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok(Template { file: self.0, bytes })
+        Ok(Template { file: self.0, bytes, working_set: OnceLock::new() })
     }
 }
 

@@ -384,9 +384,7 @@ impl Shared {
             }
             shared.notice(id, &notify_spec, notice);
         };
-        let origin = if template.is_some() { Origin::Template } else { Origin::Program };
-        // The monitor has it.
-        drop(template);
+        let origin = template.map_or(Origin::Program, Origin::Template);
         let environment = self.environment(id, spec, origin, launched.socket, commands, notify);
         environment.run(job, started, self.config.init_timeout, launched.process).await;
         self.clear_up(id, launched.messages, group).await;

@@ -1,5 +1,7 @@
 //! Memory of processes as it is saved: areas, and which frames stand behind which pages.
 
+use std::collections::BTreeMap;
+
 use calypte_platform::{Frame, FrameRange, Machine, PAGE_SIZE, Protection};
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +11,9 @@ use super::{AddressSpaces, Layout, Space, SpaceId, page_of};
 use crate::file::mapping::saved::SavedMapping;
 use crate::state::{Restorer, Saver, SectionId, StateError};
 
+/// Pages that a virtual machine whose page tables KVM shadows follows at one fault, if there is host memory behind all of them
+/// (`PTE_PREFETCH_NUM` of Linux).
+const GROUP_PAGES: u64 = 8;
 /// Names of areas without a file: they are not data of the guest's.
 const NAMES: [&str; 5] = ["", "[heap]", "[stack]", "[vvar]", "[vdso]"];
 
@@ -61,6 +66,28 @@ impl AddressSpaces {
         // Who runs out of memory is killed before anything else happens.
         let Self { spaces, last_id, out_of_memory: _ } = self;
         SavedSpaces { spaces: spaces.iter().map(|(id, space)| (*id, space.save(saver))).collect(), last_id: *last_id }
+    }
+
+    /// The frames behind groups of pages in which there are some of `touched` (in order), and for each whether programs may
+    /// write it; in order.
+    pub(crate) fn groups_of(&self, touched: &[Frame]) -> BTreeMap<Frame, bool> {
+        let mut frames = BTreeMap::new();
+        for space in self.spaces.values() {
+            for (start, area) in space.areas.iter() {
+                let is_writable = area.protection.contains(Protection::WRITE);
+                let (mut page, end) = (page_of(start), page_of(area.end));
+                while page < end {
+                    let next = (page + 1).next_multiple_of(GROUP_PAGES).min(end);
+                    let group = space.pages.runs(page, next);
+                    let group = || group.iter().flat_map(|run| run.frames.iter());
+                    if group().any(|frame| touched.binary_search(&frame).is_ok()) {
+                        group().for_each(|frame| *frames.entry(frame).or_default() |= is_writable);
+                    }
+                    page = next;
+                }
+            }
+        }
+        frames
     }
 
     /// The address spaces that exist.

@@ -21,6 +21,7 @@ mod format;
 mod identity;
 mod restore;
 mod save;
+mod working_set;
 
 use calypte_platform::PlatformError;
 
@@ -30,6 +31,7 @@ pub(crate) use restore::Restorer;
 pub use restore::State;
 pub use save::SavedGuest;
 pub(crate) use save::Saver;
+pub use working_set::WorkingSet;
 
 use crate::fs::MountError;
 use crate::service::BadServiceState;

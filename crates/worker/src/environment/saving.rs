@@ -51,7 +51,7 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn save(&mut self, descriptors: &OwnedFd, init_timeout: Duration) -> Result<(Draft, u64), SavingError> {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, self.origin))));
+        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, &self.origin))));
         let deadline = Instant::now() + init_timeout + self.timeout();
         match self.next_event(deadline).await.map_err(SavingError::Interrupted)? {
             Event::Ready => {}

@@ -115,6 +115,7 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
             Notice::Ready => "ready",
             Notice::Ending => "ending",
             Notice::Orphaned(_) => "orphaned",
+            Notice::NotRestored(_) => "not restored",
         });
     };
     let transcript = Transcript::new(
@@ -130,7 +131,8 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
         trace_id: None,
     };
     let offer = Offer { platform: Platform::Kvm, has_egress: false, share: ProcessorShare::default() };
-    let environment = Environment::new(EnvironmentId(1), spec, offer, ours, receiver, notify, transcript);
+    let environment =
+        Environment::new(EnvironmentId(1), spec, offer, Origin::Program, ours, receiver, notify, transcript);
     let run = environment.run(Job { request, reply }, Instant::now(), HANG, None);
     let sending = async move {
         for part in sent.chunks(step) {

@@ -375,3 +375,26 @@ proptest! {
         prop_assert_eq!(bench.scheduler.stats(), Stats::default());
     }
 }
+
+#[test]
+fn a_template_is_made_only_where_there_is_room_that_nobody_wants() {
+    let mut bench = Bench::new(limits());
+    let large = spec(1, "large", "r1", 600);
+    let id = bench.scheduler.begin_template(&large).expect("nobody else is there");
+    assert_eq!((bench.scheduler.stats().saving, bench.scheduler.stats().memory_mib_reserved), (1, 600));
+    assert_eq!(bench.scheduler.begin_template(&large), None, "no room for another");
+    // It takes no part of an account's concurrency, and is never given an invocation.
+    let small = spec(1, "small", "r1", 10);
+    let running: Vec<_> = (0..4).map(|_| bench.boot(&small)).collect();
+    assert_eq!(bench.ready(id), []);
+    let ticket = bench.wait(&small);
+    assert_eq!(bench.scheduler.begin_template(&small), None, "somebody waits");
+    assert_eq!(bench.ready(running[0]), [Effect::Assign { ticket, environment: running[0] }]);
+    // It ends with everything else, and its memory is free again when it has.
+    bench.effects.clear();
+    let Bench { scheduler, effects, .. } = &mut bench;
+    assert_eq!(scheduler.close(effects), []);
+    assert!(bench.effects.contains(&Effect::End { environment: id }));
+    bench.ended(id);
+    assert_eq!((bench.scheduler.stats().saving, bench.scheduler.stats().memory_mib_reserved), (0, 40));
+}

@@ -1,0 +1,56 @@
+//! Which pages of its state a restored guest uses: so that those of the next copy are brought in at once.
+//!
+//! Where a page comes when it is touched, each costs a fault of the virtual machine, and these are most of what a start costs.
+
+use calypte_platform::{Frame, FrameRange};
+
+use crate::frames::Frames;
+use crate::guest::Guest;
+
+/// Frames of a state that was restored from a file ([`super::State::open`]), as runs of first frame and count.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WorkingSet {
+    /// Those that a program can write.
+    pub written: Vec<(u32, u32)>,
+    /// Those that are only read.
+    pub read: Vec<(u32, u32)>,
+}
+
+impl Guest {
+    /// What the guest has used of its state so far, at most so many runs of each kind. Empty if it does not come from a file,
+    /// or on a platform that does not know.
+    pub fn working_set(&self, runs_max: usize) -> WorkingSet {
+        let kernel = self.lock();
+        let mut set = WorkingSet::default();
+        let touched: Vec<Frame> = kernel.frames.memory().touched().iter().flat_map(|run| run.iter()).collect();
+        for (frame, is_writable) in kernel.spaces.groups_of(&touched) {
+            push(if is_writable { &mut set.written } else { &mut set.read }, frame, runs_max);
+        }
+        set
+    }
+
+    /// Brings pages in that the guest, which has just been restored, is expected to use. Frames that it does not have are left
+    /// out.
+    pub fn fetch(&self, set: &WorkingSet) {
+        let kernel = self.lock();
+        for (runs, will_write) in [(&set.written, true), (&set.read, false)] {
+            for range in runs.iter().filter_map(|run| within(&kernel.frames, *run)) {
+                kernel.frames.memory().fetch(range, will_write);
+            }
+        }
+    }
+}
+
+fn push(runs: &mut Vec<(u32, u32)>, frame: Frame, runs_max: usize) {
+    let is_full = runs.len() == runs_max;
+    match runs.last_mut() {
+        Some((first, count)) if *first + *count == frame.0 => *count += 1,
+        _ if is_full => {}
+        _ => runs.push((frame.0, 1)),
+    }
+}
+
+fn within(frames: &Frames, (first, count): (u32, u32)) -> Option<FrameRange> {
+    let end = first.checked_add(count)?;
+    (end <= frames.memory().frame_count()).then_some(FrameRange { first: Frame(first), count })
+}
