@@ -94,6 +94,15 @@ pub(crate) enum Origin {
     Template(Arc<Template>),
 }
 
+/// Which environment it is.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) id: EnvironmentId,
+    pub(crate) spec: Arc<FunctionSpec>,
+    pub(crate) offer: Offer,
+    pub(crate) origin: Origin,
+}
+
 /// One environment. Nothing that comes out of `channel` may be trusted.
 pub(crate) struct Environment<N: Fn(Notice)> {
     id: EnvironmentId,
@@ -174,15 +183,13 @@ struct Initialised {
 
 impl<N: Fn(Notice)> Environment<N> {
     pub(crate) fn new(
-        id: EnvironmentId,
-        spec: Arc<FunctionSpec>,
-        offer: Offer,
-        origin: Origin,
+        setup: Setup,
         socket: UnixStream,
         commands: mpsc::Receiver<Command>,
         notify: N,
         transcript: Transcript,
     ) -> Self {
+        let Setup { id, spec, offer, origin } = setup;
         let (conversation, channel) = (Conversation::new(), Channel::new(socket));
         Self { id, spec, offer, origin, commands, notify, transcript, conversation, channel }
     }

@@ -22,7 +22,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::config::WorkerConfig;
 use crate::egress::{Egress, VisitError, send_descriptor};
-use crate::environment::{Command, Environment, Job, Notice, Offer, Origin};
+use crate::environment::{Command, Environment, Job, Notice, Offer, Origin, Setup};
 use crate::groups::{Bounds, CpuLimit, Group, Groups};
 use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
 use crate::logs::Logs;
@@ -415,7 +415,8 @@ impl Shared {
             None => Bounds::of(&spec).share_without_group(self.config.cpu_limit),
         };
         let offer = Offer { platform: self.config.platform, has_egress: self.config.egress.is_some(), share };
-        Environment::new(id, spec, offer, origin, socket, commands, notify, transcript)
+        let setup = Setup { id, spec, offer, origin };
+        Environment::new(setup, socket, commands, notify, transcript)
     }
 
     /// What is left to do when an environment's process is gone.

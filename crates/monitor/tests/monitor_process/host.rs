@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use calypte_wire::descriptor::Descriptor;
 use calypte_wire::frame::{self, Decoder};
 use calypte_wire::monitor::{Invoke, Platform, Start, TO_WORKER_BYTES_MAX, ToMonitor, ToWorker};
 use calypte_wire::zygote::{FromZygote, MESSAGE_BYTES_MAX, ToZygote, decode, encode};
@@ -63,31 +64,31 @@ impl Zygote {
     }
 
     /// Sends a request together with the monitor's ends of a new socket and of a pipe for its messages; the worker's ends.
-    pub(crate) fn request_fork(&mut self) -> (u64, UnixStream, File) {
+    pub(crate) fn request_fork(&mut self) -> (u64, UnixStream, OwnedFd, File) {
         self.environments += 1;
         let environment_id = self.environments;
         let (ours, theirs) = UnixStream::pair().unwrap();
-        // Nothing is sent on the second socket: these environments have no way out.
-        let (_, unused) = UnixStream::pair().unwrap();
+        let (descriptors, their_descriptors) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let (messages, their_messages) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        let descriptors = [theirs.as_fd(), unused.as_fd(), their_messages.as_fd()];
+        let monitor_ends = [theirs.as_fd(), their_descriptors.as_fd(), their_messages.as_fd()];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&monitor_ends)));
         let bytes = encode(&ToZygote::Fork { environment_id });
         sendmsg(self.socket(), &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::empty()).unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        (environment_id, ours, messages.into())
+        (environment_id, ours, descriptors, messages.into())
     }
 
     pub(crate) fn fork(&mut self) -> Environment {
-        let (environment_id, stream, messages) = self.request_fork();
+        let (environment_id, stream, descriptors, messages) = self.request_fork();
         let FromZygote::Forked { environment_id: answered, pid } = self.receive() else {
             panic!("the zygote did not fork");
         };
         assert_eq!(answered, environment_id);
         let decoder = Decoder::new(TO_WORKER_BYTES_MAX);
-        Environment { id: environment_id, pid, stream: Some(stream), messages, decoder }
+        Environment { id: environment_id, pid, stream: Some(stream), descriptors, messages, decoder }
     }
 
     /// The exit status of the only environment that ends.
@@ -104,6 +105,7 @@ pub(crate) struct Environment {
     pub(crate) id: u64,
     pub(crate) pid: i32,
     stream: Option<UnixStream>,
+    descriptors: OwnedFd,
     messages: File,
     decoder: Decoder,
 }
@@ -124,6 +126,16 @@ impl Environment {
 
     pub(crate) fn send(&mut self, message: &ToMonitor) {
         self.stream().write_all(&frame::encode(message)).unwrap();
+    }
+
+    /// Sends a file for the state of the guest, or with it.
+    pub(crate) fn send_state(&self, file: &File) {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let file = [file.as_fd()];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&file)));
+        let bytes = encode(&Descriptor::State);
+        sendmsg(&self.descriptors, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::empty()).unwrap();
     }
 
     pub(crate) fn start(&mut self, start: Start) {
@@ -221,6 +233,8 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         vcpu_count: 1,
         has_egress: false,
         share: Default::default(),
+        is_restored: false,
+        working_set: None,
     }
 }
 

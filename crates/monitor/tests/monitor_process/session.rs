@@ -1,12 +1,14 @@
 //! A worker's conversation with a monitor that runs a program in a virtual machine.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use calypte_wire::monitor::{ExitCause, Platform, ProcessorShare, Start, ToWorker};
+use calypte_wire::monitor::{ExitCause, Platform, ProcessorShare, Start, ToWorker, WorkingSet};
 
 use crate::Test;
-use crate::host::{Environment, Zygote, program, resolve, start};
+use crate::host::{Environment, Zygote, mounts, program, resolve, start};
 
 pub(crate) const TESTS: &[Test] = &[
     ("session::a_program_prints_and_ends", true, a_program_prints_and_ends),
@@ -19,6 +21,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("session::a_program_without_an_invocation_is_frozen", true, a_program_without_an_invocation_is_frozen),
     ("session::a_bound_of_processor_time_begins_after_initialisation", true, a_bound_begins_after_initialisation),
     ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
+    ("session::copies_of_a_saved_guest_go_on_from_its_next", true, copies_of_a_saved_guest_go_on_from_its_next),
+    ("session::a_damaged_state_is_refused", true, a_damaged_state_is_refused),
+    ("session::a_guest_with_an_invocation_is_not_saved", true, a_guest_with_an_invocation_is_not_saved),
     ("session::a_warm_python_invocation_takes_few_exits", true, a_warm_python_invocation_takes_few_exits),
 ];
 
@@ -38,6 +43,106 @@ fn runtime_on(zygote: &mut Zygote, vcpu_count: u32) -> Environment {
 fn exit_cause(message: ToWorker) -> ExitCause {
     let ToWorker::Exited { cause, .. } = message else { panic!("{message:?} instead of an end") };
     cause
+}
+
+/// The runtime in a root of its own: in that of the host each jail covers places with file systems of its own.
+fn runtime_alone() -> Start {
+    let name = program("runtime");
+    let (_, folder) = mounts().swap_remove(1);
+    Start { mounts: vec![("/".into(), folder)], ..start(&[name.trim_start_matches("/opt")]) }
+}
+
+/// The state of a runtime that waits for an event, and how long it is.
+fn saved(zygote: &mut Zygote) -> (File, u64) {
+    let mut environment = zygote.fork();
+    environment.start(runtime_alone());
+    assert!(matches!(environment.receive_with_log().1, ToWorker::Ready { .. }));
+    let file = tempfile::tempfile().unwrap();
+    environment.send_state(&file);
+    let message = environment.receive().unwrap();
+    let ToWorker::Saved { bytes } = message else { panic!("{message:?}") };
+    environment.close();
+    assert_eq!(zygote.wait_ended(&environment), 0);
+    assert_eq!(file.metadata().unwrap().len(), bytes);
+    (file, bytes)
+}
+
+/// An environment that goes on from a state.
+fn restored(zygote: &mut Zygote, state: &File, working_set: Option<WorkingSet>) -> Environment {
+    let mut environment = zygote.fork();
+    environment.send_state(state);
+    environment.start(Start { is_restored: true, working_set, ..runtime_alone() });
+    environment
+}
+
+fn copies_of_a_saved_guest_go_on_from_its_next() {
+    let mut zygote = Zygote::start();
+    let (state, _) = saved(&mut zygote);
+    let mut copies: Vec<_> = (0..2).map(|_| restored(&mut zygote, &state, None)).collect();
+    let mut sets = Vec::new();
+    for (number, copy) in copies.iter_mut().enumerate() {
+        let message = copy.receive().unwrap();
+        assert!(matches!(message, ToWorker::Ready { .. }), "at once, and nothing is printed again: {message:?}");
+        let id = format!("request-{number}");
+        copy.invoke(&id, "event");
+        let (_, message) = copy.receive_with_log();
+        let ToWorker::Response { request_id, .. } = &message else { panic!("{message:?}") };
+        assert_eq!(*request_id, id);
+        assert!(matches!(copy.receive_with_log().1, ToWorker::Ready { .. }));
+        // What it has used comes when it has been idle for a while.
+        let ToWorker::Used(set) = copy.receive().unwrap() else { panic!("it tells what it has used") };
+        assert!(!set.written.is_empty() && !set.read.is_empty(), "{set:?}");
+        sets.push(set);
+    }
+    // A copy that is told does not tell again; frames that do not exist do no harm.
+    let mut set = sets.swap_remove(0);
+    set.written.extend([(u32::MAX, 1), (u32::MAX - 1, u32::MAX), (0, u32::MAX)]);
+    let mut copy = restored(&mut zygote, &state, Some(set));
+    assert!(matches!(copy.receive().unwrap(), ToWorker::Ready { .. }));
+    for id in ["one", "two"] {
+        copy.invoke(id, "event");
+        assert!(matches!(copy.receive_with_log().1, ToWorker::Response { .. }));
+        assert!(matches!(copy.receive_with_log().1, ToWorker::Ready { .. }));
+    }
+    copy.close();
+    assert_eq!(zygote.wait_ended(&copy), 0);
+}
+
+fn a_damaged_state_is_refused() {
+    let mut zygote = Zygote::start();
+    let (state, bytes) = saved(&mut zygote);
+    let damages: [(&str, &dyn Fn()); 3] = [
+        ("header", &|| state.write_all_at(b"x", 3).unwrap()),
+        ("section", &|| state.write_all_at(b"\xff", 4096 * 2).unwrap()),
+        ("length", &|| state.set_len(bytes - 4096).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let mut before = [0; 1];
+        let place = if what == "header" { 3 } else { 4096 * 2 };
+        state.read_exact_at(&mut before, place).unwrap();
+        damage();
+        let mut copy = restored(&mut zygote, &state, None);
+        let ExitCause::Failed(reason) = exit_cause(copy.receive().unwrap()) else { panic!("{what}") };
+        assert!(reason.contains("cannot be restored"), "{what}: {reason}");
+        assert_eq!(copy.receive(), None);
+        zygote.wait_ended(&copy);
+        state.write_all_at(&before, place).unwrap();
+    }
+    // Without a file, or with none that can be read.
+    let mut copy = restored(&mut zygote, &tempfile::tempfile().unwrap(), None);
+    let ExitCause::Failed(reason) = exit_cause(copy.receive().unwrap()) else { panic!("an empty file") };
+    assert!(reason.contains("not the state of a guest"), "{reason}");
+    zygote.wait_ended(&copy);
+}
+
+fn a_guest_with_an_invocation_is_not_saved() {
+    let mut zygote = Zygote::start();
+    let mut environment = runtime(&mut zygote);
+    environment.invoke("one", "spin");
+    environment.receive_output("spinning\n");
+    environment.send_state(&tempfile::tempfile().unwrap());
+    let ToWorker::NotSaved { reason } = environment.receive_with_log().1 else { panic!("it was saved") };
+    assert!(reason.contains("does not wait"), "{reason}");
 }
 
 fn a_program_prints_and_ends() {

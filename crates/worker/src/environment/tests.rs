@@ -131,8 +131,8 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
         trace_id: None,
     };
     let offer = Offer { platform: Platform::Kvm, has_egress: false, share: ProcessorShare::default() };
-    let environment =
-        Environment::new(EnvironmentId(1), spec, offer, Origin::Program, ours, receiver, notify, transcript);
+    let setup = Setup { id: EnvironmentId(1), spec, offer, origin: Origin::Program };
+    let environment = Environment::new(setup, ours, receiver, notify, transcript);
     let run = environment.run(Job { request, reply }, Instant::now(), HANG, None);
     let sending = async move {
         for part in sent.chunks(step) {
