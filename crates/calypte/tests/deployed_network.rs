@@ -210,6 +210,7 @@ fn listening_spec(runtime: &RuntimeImage, code: &Path) -> FunctionSpec {
         tmp_mib: 512,
         timeout_s: 60,
         has_template: false,
+        isolation: Default::default(),
     }
 }
 

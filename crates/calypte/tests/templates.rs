@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use harness::{Server, calypte, good, has_kvm, json, run, signal, stderr, stdout};
-use serde_json::Value;
+use harness::{Server, bad, calypte, good, has_kvm, json as parse, run, signal, stderr, stdout};
+use serde_json::{Value, json};
 
 /// How long a template may take to be made, generously.
 const TEMPLATE_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -45,6 +45,37 @@ def handler(event, context):
     }
 "#;
 
+const DEPLOY_OPTIONS: [&str; 8] =
+    ["--runtime", "python", "--handler", "app.handler", "--memory", "256", "--timeout", "30"];
+
+/// Gives back what earlier invocations have left wherever one can leave something, and leaves something there.
+const CANARY_FUNCTION: &str = r#"
+import os, signal, subprocess, sys, threading
+kept = []
+def handler(event, context):
+    found = kept + os.listdir("/tmp") + os.listdir("/dev/shm") + os.environ.get("CANARY", "").split()
+    found += [thread.name for thread in threading.enumerate() if thread.name.startswith("canary")]
+    found += [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+    found += [os.readlink("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd") if int(name) > 50]
+    if signal.getsignal(signal.SIGALRM) != signal.SIG_DFL or signal.setitimer(signal.ITIMER_REAL, 0)[0]:
+        found.append("a timer")
+    if os.getcwd() != "/var/task":
+        found.append(os.getcwd())
+    kept.append("memory")
+    open("/tmp/file", "w").close()
+    open("/dev/shm/file", "w").close()
+    os.environ["CANARY"] = "variable"
+    threading.Thread(target=threading.Event().wait, name="canary thread", daemon=True).start()
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    os.dup2(os.open("/tmp/file", os.O_RDONLY), 77)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    os.chdir("/tmp")
+    return found
+"#;
+/// Invocations of it.
+const FRESH_CALLS: usize = 12;
+
 /// A server with a function; none, printed as a skip, if there is no Python or no KVM.
 fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
     if !has_kvm(test) {
@@ -60,13 +91,12 @@ fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
     fs::write(folder.join("app.py"), code).unwrap();
     good(&data, &["runtime", "add", "python", "--from-host", "python3"]);
     let server = Server::start_with(&data, &[]);
-    let options = ["--runtime", "python", "--handler", "app.handler", "--memory", "256", "--timeout", "30"];
-    good(&data, &[&["deploy", folder.to_str().unwrap(), "--name", "function"], &options[..]].concat());
+    good(&data, &[&["deploy", folder.to_str().unwrap(), "--name", "function"], &DEPLOY_OPTIONS[..]].concat());
     Some(server)
 }
 
 fn invoke(data: &Path, event: &str) -> Value {
-    json(&good(data, &["invoke", "function", event, "--json"]))
+    parse(&good(data, &["invoke", "function", event, "--json"]))
 }
 
 /// Kills the environment that has just answered, and calls the function until another one has answered: the server may
@@ -78,7 +108,7 @@ fn invoke_in_another(server: &Server, data: &Path) -> Value {
     }
     loop {
         let output = run(data, &["invoke", "function", "{}", "--json"]);
-        let answer = json(&stdout(&output));
+        let answer = parse(&stdout(&output));
         if answer["function_error"].is_null() {
             return answer;
         }
@@ -115,7 +145,7 @@ fn copies_of_a_template_share_no_random_value_and_no_history() {
     for call in calls {
         let output = call.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        answers.push(json(&stdout(&output)));
+        answers.push(parse(&stdout(&output)));
     }
     let copies = answers.iter().filter(|answer| answer["placement"] == "template").count();
     assert!(copies >= COPIES, "they were to be there at the same time: {answers:#?}");
@@ -154,5 +184,39 @@ fn an_environment_from_a_template_is_reused_and_outlived_by_the_template() {
     assert_eq!(answer["payload"]["calls"], 101, "{answer}");
     let log = good(&data, &["logs", "function"]);
     assert!(log.contains("Restore Duration: ") && log.contains("Placement: template"), "{log}");
+    server.stop();
+}
+
+#[test]
+fn a_fresh_invocation_finds_nothing_of_the_one_before() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let test = "a_fresh_invocation_finds_nothing_of_the_one_before";
+    let Some(server) = server_with(test, parent.path(), CANARY_FUNCTION) else { return };
+    // The canary sings: with reuse everything that is left is found.
+    assert_eq!(invoke(&data, "{}")["payload"], json!([]));
+    let found = invoke(&data, "{}")["payload"].to_string();
+    for left in ["memory", "file", "variable", "canary thread", "a timer", "/tmp"] {
+        assert!(found.contains(left), "{left:?} is not in {found}");
+    }
+    let folder = parent.path().join("function");
+    let deploy = ["deploy", folder.to_str().unwrap(), "--name", "function", "--env", "CALYPTE_ISOLATION=fresh"];
+    good(&data, &[&deploy[..], &DEPLOY_OPTIONS[..]].concat());
+    let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
+    let mut placements = HashSet::new();
+    for call in 0.. {
+        let answer = invoke(&data, "{}");
+        assert_eq!(answer["payload"], json!([]), "call {call} found something: {answer}");
+        placements.insert(answer["placement"].as_str().unwrap().to_owned());
+        if call >= FRESH_CALLS && placements.contains("prepared") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no environment was there before its call: {placements:?}");
+    }
+    assert!(!placements.contains("reuse"), "{placements:?}");
+    server.stop();
+    let bad_policy = [&deploy[..5], &["CALYPTE_ISOLATION=frosh"], &DEPLOY_OPTIONS[..]].concat();
+    let server = Server::start_with(&data, &[]);
+    bad(&data, &bad_policy, 1, &["CALYPTE_ISOLATION=frosh", "CALYPTE_ISOLATION=fresh"]);
     server.stop();
 }

@@ -28,6 +28,12 @@ const RESERVED: &[&str] = &[
     "_X_AMZN_TRACE_ID",
 ];
 
+/// The owner's variable that says what invocations may find of those before them: [`ISOLATION_FRESH`], or `reuse` as without it.
+pub(crate) const ISOLATION_VARIABLE: &str = "CALYPTE_ISOLATION";
+/// Every invocation has an environment of its own.
+pub(crate) const ISOLATION_FRESH: &str = "fresh";
+const ISOLATION_REUSE: &str = "reuse";
+
 /// Refuses variables that Lambda refuses: reserved or malformed names, too many bytes in all.
 pub(crate) fn check_variables(variables: &BTreeMap<String, String>) -> Result<(), InvalidParameter> {
     let reserved: Vec<&str> =
@@ -41,6 +47,13 @@ pub(crate) fn check_variables(variables: &BTreeMap<String, String>) -> Result<()
                 member: "environment.variables",
                 value: shortened(name),
                 expected: "a name of two or more letters, digits and '_' that begins with a letter",
+            });
+        }
+        if name == ISOLATION_VARIABLE && ![ISOLATION_FRESH, ISOLATION_REUSE].contains(&value.as_str()) {
+            return Err(InvalidParameter::Malformed {
+                member: "environment.variables",
+                value: format!("{ISOLATION_VARIABLE}={}", shortened(value)),
+                expected: "CALYPTE_ISOLATION=fresh (an environment for each invocation) or CALYPTE_ISOLATION=reuse",
             });
         }
         if value.contains('\0') {
@@ -84,6 +97,9 @@ mod tests {
         for name in ["", "A", "1A", "A-B", "A=B", "Ä_B", "A\0B"] {
             assert!(matches!(check(&[(name, "")]), Err(InvalidParameter::Malformed { .. })), "{name:?}");
         }
+        assert_eq!(check(&[("CALYPTE_ISOLATION", "fresh")]), Ok(()));
+        assert_eq!(check(&[("CALYPTE_ISOLATION", "reuse")]), Ok(()));
+        assert!(matches!(check(&[("CALYPTE_ISOLATION", "frish")]), Err(InvalidParameter::Malformed { .. })));
         assert!(matches!(check(&[("AB", "a\0b")]), Err(InvalidParameter::Malformed { .. })));
         assert_eq!(
             check(&[("AWS_REGION", "x"), ("OK", ""), ("_HANDLER", "x")]),

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use calypte_store::Function;
 use calypte_types::Arn;
-use calypte_worker::FunctionSpec;
 use calypte_worker::image::RuntimeImage;
+use calypte_worker::{FunctionSpec, Isolation};
 
+use crate::environment::{ISOLATION_FRESH, ISOLATION_VARIABLE};
 use crate::function_name::LATEST;
 use crate::runtime;
 
@@ -55,6 +56,15 @@ pub(crate) fn function_spec(
         tmp_mib: function.configuration.tmp_mib,
         timeout_s: function.configuration.timeout_s,
         has_template: true,
+        isolation: isolation(&function.configuration.environment),
+    }
+}
+
+/// What the owner has asked for with [`ISOLATION_VARIABLE`].
+fn isolation(variables: &std::collections::BTreeMap<String, String>) -> Isolation {
+    match variables.get(ISOLATION_VARIABLE).map(String::as_str) {
+        Some(ISOLATION_FRESH) => Isolation::Fresh,
+        _ => Isolation::Reuse,
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use calypte_wire::monitor::{ExitCause, Invoke, Platform, ProcessorShare, Start, ToMonitor};
+use calypte_wire::monitor::{self as wire, ExitCause, Invoke, Platform, ProcessorShare, ToMonitor};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -70,8 +70,8 @@ pub(crate) enum Notice {
     Ending,
     /// An invocation that was assigned but not begun when the environment ended.
     Orphaned(Box<Job>),
-    /// The template does not work: the invocation that the environment was started for has not begun.
-    NotRestored(Box<Job>),
+    /// The template does not work: the invocation that the environment was started for, if any, has not begun.
+    NotRestored(Option<Box<Job>>),
 }
 
 /// What this node offers its environments.
@@ -181,6 +181,25 @@ struct Initialised {
     deadline: Option<Instant>,
 }
 
+/// What an invocation had to do with the start of its environment.
+enum Start {
+    /// It waited for it.
+    Awaited(Initialised),
+    /// That was over, and no invocation has been run since.
+    Earlier,
+    /// The environment has run others.
+    Used,
+}
+
+impl Start {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Awaited(initialised) => initialised.deadline,
+            Self::Earlier | Self::Used => None,
+        }
+    }
+}
+
 impl<N: Fn(Notice)> Environment<N> {
     pub(crate) fn new(
         setup: Setup,
@@ -194,11 +213,11 @@ impl<N: Fn(Notice)> Environment<N> {
         Self { id, spec, offer, origin, commands, notify, transcript, conversation, channel }
     }
 
-    /// Runs the environment until its process is gone, beginning with the invocation it was started for. `started` is when its start
-    /// began, `process` the monitor's.
+    /// Runs the environment until its process is gone, beginning with the invocation it was started for, if any. `started` is
+    /// when its start began, `process` the monitor's.
     pub(crate) async fn run(
         mut self,
-        first: Job,
+        first: Option<Job>,
         started: Instant,
         init_timeout: Duration,
         process: Option<MonitorProcess>,
@@ -218,7 +237,7 @@ impl<N: Fn(Notice)> Environment<N> {
         }
     }
 
-    async fn serve(&mut self, first: Job, started: Instant, init_timeout: Duration) -> End {
+    async fn serve(&mut self, first: Option<Job>, started: Instant, init_timeout: Duration) -> End {
         self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, &self.origin))));
         if matches!(self.origin, Origin::Template(_)) {
             return self.serve_restored(first, started).await;
@@ -240,40 +259,55 @@ impl<N: Fn(Notice)> Environment<N> {
         }
     }
 
-    async fn serve_restored(&mut self, first: Job, started: Instant) -> End {
+    async fn serve_restored(&mut self, first: Option<Job>, started: Instant) -> End {
         match self.next_event(started + RESTORE_TIME_MAX).await {
             Ok(Event::Ready) => {
                 (self.notify)(Notice::Initialised);
                 self.serve_all(first, Initialised { duration: started.elapsed(), deadline: None }).await
             }
             Err(Interruption::Requested) => {
-                answer(first.reply, Err(InvokeError::ShuttingDown));
+                if let Some(job) = first {
+                    answer(job.reply, Err(InvokeError::ShuttingDown));
+                }
                 End::Forced
             }
             result => {
                 tracing::warn!(environment = self.id.0, function = %self.spec.arn, ?result, "the template does not work");
-                (self.notify)(Notice::NotRestored(Box::new(first)));
+                (self.notify)(Notice::NotRestored(first.map(Box::new)));
                 End::Forced
             }
         }
     }
 
     /// Runs one invocation after the other.
-    async fn serve_all(&mut self, first: Job, initialised: Initialised) -> End {
-        let mut next = self.invoke(first, Some(initialised)).await;
+    async fn serve_all(&mut self, first: Option<Job>, initialised: Initialised) -> End {
+        let mut next = match first {
+            Some(job) => self.invoke(job, Start::Awaited(initialised)).await,
+            None => {
+                (self.notify)(Notice::Ready);
+                match self.wait_for_job().await {
+                    Ok(job) => self.invoke(*job, Start::Earlier).await,
+                    Err(end) => return end,
+                }
+            }
+        };
         loop {
             if let Err(end) = next {
                 return end;
             }
             next = match self.wait_for_job().await {
-                Ok(job) => self.invoke(*job, None).await,
+                Ok(job) => self.invoke(*job, Start::Used).await,
                 Err(end) => return end,
             };
         }
     }
 
     /// Answers the invocation whose environment did not come up.
-    fn init_failed(&mut self, job: Job, result: Result<Event, Interruption>, duration: Duration) -> End {
+    fn init_failed(&mut self, job: Option<Job>, result: Result<Event, Interruption>, duration: Duration) -> End {
+        let Some(job) = job else {
+            tracing::info!(environment = self.id.0, function = %self.spec.arn, ?result, "initialisation ahead of calls failed");
+            return End::Forced;
+        };
         let request_id = job.request.request_id.to_string();
         let verdict = match result {
             Ok(Event::InitFailed { error_type, payload }) => {
@@ -294,18 +328,19 @@ impl<N: Fn(Notice)> Environment<N> {
         };
         let end = verdict.end.unwrap_or(End::Forced);
         self.write_start_line(&request_id);
-        let report = self.report(Duration::ZERO, Some(duration));
+        let start = Start::Awaited(Initialised { duration, deadline: None });
+        let report = self.report(Duration::ZERO, &start);
         let outcome = self.outcome(&request_id, verdict, report);
         answer(job.reply, Ok(outcome));
         end
     }
 
     /// Runs one invocation, and waits until the program is ready for the next.
-    async fn invoke(&mut self, job: Job, initialised: Option<Initialised>) -> Result<(), End> {
+    async fn invoke(&mut self, job: Job, start: Start) -> Result<(), End> {
         let Job { request, reply } = job;
         let request_id = request.request_id.to_string();
         let began = Instant::now();
-        let deadline = initialised.as_ref().and_then(|init| init.deadline).unwrap_or(began + self.timeout());
+        let deadline = start.deadline().unwrap_or(began + self.timeout());
         self.write_start_line(&request_id);
         self.conversation.invoke(request_id.clone());
         self.channel.send(&ToMonitor::Invoke(invoke_message(request, &request_id, deadline)));
@@ -325,7 +360,7 @@ impl<N: Fn(Notice)> Environment<N> {
                 |event| event.map_or(After::Finishing, |event| self.after(Ok(event))),
             ),
         };
-        let report = self.report(began.elapsed(), initialised.map(|init| init.duration));
+        let report = self.report(began.elapsed(), &start);
         let outcome = self.outcome(&request_id, verdict, report);
         self.notify_after(after);
         answer(reply, Ok(outcome));
@@ -505,13 +540,14 @@ impl<N: Fn(Notice)> Environment<N> {
         self.transcript.line(&format!("START RequestId: {request_id} Version: {}", self.spec.version));
     }
 
-    /// The figures so far; an invocation that waited for the start is the one that the environment was started for.
-    fn report(&self, duration: Duration, start_duration: Option<Duration>) -> Report {
+    /// The figures so far.
+    fn report(&self, duration: Duration, start: &Start) -> Report {
         let memory_bytes = u64::from(self.spec.memory_mib) * 1024 * 1024;
-        let (rung, init_duration, restore_duration) = match (start_duration, &self.origin) {
-            (None, _) => (PlacementRung::Reuse, None, None),
-            (Some(duration), Origin::Program) => (PlacementRung::Boot, Some(duration), None),
-            (Some(duration), Origin::Template(_)) => (PlacementRung::Template, None, Some(duration)),
+        let (rung, init_duration, restore_duration) = match (start, &self.origin) {
+            (Start::Used, _) => (PlacementRung::Reuse, None, None),
+            (Start::Earlier, _) => (PlacementRung::Prepared, None, None),
+            (Start::Awaited(start), Origin::Program) => (PlacementRung::Boot, Some(start.duration), None),
+            (Start::Awaited(start), Origin::Template(_)) => (PlacementRung::Template, None, Some(start.duration)),
         };
         let memory_peak_bytes = self.conversation.memory_peak_bytes().min(memory_bytes);
         Report { duration, init_duration, restore_duration, memory_peak_bytes, rung }
@@ -548,12 +584,12 @@ fn vcpu_count_max() -> u32 {
     u32::try_from(host).unwrap_or(u32::MAX).min(VCPU_COUNT_MAX)
 }
 
-fn start_message(spec: &FunctionSpec, offer: Offer, origin: &Origin) -> Start {
+fn start_message(spec: &FunctionSpec, offer: Offer, origin: &Origin) -> wire::Start {
     let template = match origin {
         Origin::Program => None,
         Origin::Template(template) => Some(template),
     };
-    Start {
+    wire::Start {
         platform: offer.platform,
         mounts: spec.mounts.clone(),
         arguments: spec.arguments.clone(),

@@ -30,6 +30,18 @@ pub struct FunctionSpec {
     pub timeout_s: u32,
     /// Whether environments may start from a saved one.
     pub has_template: bool,
+    /// What invocations may find of those before them.
+    pub isolation: Isolation,
+}
+
+/// What an invocation may find of those before it, besides nothing of other functions and accounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Isolation {
+    /// An environment runs one invocation after the other, as on Lambda.
+    #[default]
+    Reuse,
+    /// An environment runs one invocation. The next one starts from the template.
+    Fresh,
 }
 
 /// One synchronous invocation.
@@ -85,6 +97,8 @@ impl FunctionError {
 pub enum PlacementRung {
     /// An idle environment of this function version.
     Reuse,
+    /// An environment that was started before the invocation came, and has run none.
+    Prepared,
     /// A new environment, started from a saved one of this function version.
     Template,
     /// A new environment, started from nothing.
@@ -96,6 +110,7 @@ impl PlacementRung {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reuse => "reuse",
+            Self::Prepared => "prepared",
             Self::Template => "template",
             Self::Boot => "boot",
         }

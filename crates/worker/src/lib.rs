@@ -35,7 +35,8 @@ pub use config::WorkerConfig;
 pub use egress::{EgressConfig, VisitError};
 pub use groups::{CpuLimit, Groups};
 pub use invocation::{
-    FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, PlacementRung, Report, ThrottleReason,
+    FunctionError, FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, Isolation, PlacementRung, Report,
+    ThrottleReason,
 };
 pub use messages::TARGET as MESSAGES_TARGET;
 pub use placement::{EnvironmentId, Stats};

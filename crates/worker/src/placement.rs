@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use calypte_types::{AccountId, FunctionName};
 
-use crate::invocation::{FunctionSpec, ThrottleReason};
+use crate::invocation::{FunctionSpec, Isolation, ThrottleReason};
 
 /// One environment, for as long as the worker lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +91,8 @@ pub struct Stats {
     pub finishing: usize,
     /// Environments without work.
     pub idle: usize,
+    /// Environments that start before an invocation needs them.
+    pub preparing: usize,
     /// Environments of which templates are made.
     pub saving: usize,
     /// Environments whose process is being ended.
@@ -110,6 +112,8 @@ struct Pool {
     spec: Arc<FunctionSpec>,
     /// The one used last is at the end.
     idle: Vec<EnvironmentId>,
+    /// How many are `Preparing`.
+    preparing: usize,
     finishing: usize,
     environments: usize,
     waiters: usize,
@@ -124,6 +128,8 @@ enum State {
     Idle {
         since: Instant,
     },
+    /// It starts before an invocation needs it.
+    Preparing,
     /// A template is made of it.
     Saving,
     Ending,
@@ -228,7 +234,8 @@ impl Scheduler {
 
     /// How long a call for this pool waits for environments that are finishing and that no other call waits for.
     fn finishing_wait(&self, pool_id: PoolId, account: &AccountId) -> Duration {
-        let finishing = self.pools.get(&pool_id).map_or(0, |pool| pool.finishing);
+        let waited_for = self.pools.get(&pool_id).filter(|pool| pool.spec.isolation == Isolation::Reuse);
+        let finishing = waited_for.map_or(0, |pool| pool.finishing);
         if finishing == 0 {
             return Duration::ZERO;
         }
@@ -251,6 +258,22 @@ impl Scheduler {
 
     /// An environment of which a template is made, if there is room that nobody else wants.
     pub(crate) fn begin_template(&mut self, spec: &FunctionSpec) -> Option<EnvironmentId> {
+        self.start_aside(spec, State::Saving)
+    }
+
+    /// An environment for the next invocation of a function, if there is none, and room that nobody else wants.
+    pub(crate) fn prepare(&mut self, spec: &FunctionSpec) -> Option<(EnvironmentId, Arc<FunctionSpec>)> {
+        let pool = self.pool_ids.get(spec).and_then(|id| self.pools.get(id));
+        if pool.is_some_and(|pool| !pool.idle.is_empty() || pool.preparing > 0 || pool.is_retired) {
+            return None;
+        }
+        let environment = self.start_aside(spec, State::Preparing)?;
+        let pool = self.pool_mut(self.environments[&environment].pool);
+        pool.preparing += 1;
+        Some((environment, pool.spec.clone()))
+    }
+
+    fn start_aside(&mut self, spec: &FunctionSpec, state: State) -> Option<EnvironmentId> {
         let memory_mib = self.limits.needed_mib(spec);
         let is_room = self.memory_mib_used + memory_mib <= self.limits.memory_mib_max
             && self.environments.len() < self.limits.environments_max;
@@ -259,7 +282,7 @@ impl Scheduler {
         }
         let pool = self.intern(spec);
         let environment = EnvironmentId(self.new_id());
-        self.environments.insert(environment, Environment { pool, memory_mib, state: State::Saving });
+        self.environments.insert(environment, Environment { pool, memory_mib, state });
         self.memory_mib_used += memory_mib;
         self.pool_mut(pool).environments += 1;
         Some(environment)
@@ -279,12 +302,15 @@ impl Scheduler {
     /// The environment waits for an invocation.
     pub(crate) fn ready(&mut self, now: Instant, id: EnvironmentId, effects: &mut Vec<Effect>) {
         let Some(environment) = self.environments.get(&id) else { return };
-        if !matches!(environment.state, State::Busy | State::Finishing) {
-            return;
-        }
+        let is_used = match environment.state {
+            State::Busy | State::Finishing => true,
+            State::Preparing => false,
+            State::Idle { .. } | State::Saving | State::Ending => return,
+        };
         let pool_id = environment.pool;
         self.leave_state(id);
-        if self.pool_mut(pool_id).is_retired {
+        let pool = self.pool_mut(pool_id);
+        if pool.is_retired || is_used && pool.spec.isolation == Isolation::Fresh {
             self.end(id, effects);
         } else {
             self.environments.get_mut(&id).expect("looked up above").state = State::Idle { since: now };
@@ -372,6 +398,7 @@ impl Scheduler {
                 State::Busy => stats.busy += 1,
                 State::Finishing => stats.finishing += 1,
                 State::Idle { .. } => stats.idle += 1,
+                State::Preparing => stats.preparing += 1,
                 State::Saving => stats.saving += 1,
                 State::Ending => stats.ending += 1,
             }
@@ -547,6 +574,7 @@ impl Scheduler {
         let pool = self.pools.get_mut(&pool_id).expect("a pool lives as long as its environments");
         match state {
             State::Idle { .. } => pool.idle.retain(|idle| *idle != id),
+            State::Preparing => pool.preparing -= 1,
             State::Saving => {}
             State::Ending => self.memory_mib_ending -= memory_mib,
             State::Finishing | State::Busy => {
@@ -591,7 +619,8 @@ impl Scheduler {
         let id = PoolId(self.new_id());
         let spec = Arc::new(spec.clone());
         self.pool_ids.insert(spec.clone(), id);
-        let pool = Pool { spec, idle: Vec::new(), finishing: 0, environments: 0, waiters: 0, is_retired: false };
+        let pool =
+            Pool { spec, idle: Vec::new(), preparing: 0, finishing: 0, environments: 0, waiters: 0, is_retired: false };
         self.pools.insert(id, pool);
         id
     }

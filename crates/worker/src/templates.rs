@@ -122,6 +122,11 @@ impl Templates {
         slot.template.clone()
     }
 
+    /// Whether there is a template of a function version.
+    pub(crate) fn has(&self, spec: &FunctionSpec) -> bool {
+        self.lock().slots.get(spec).is_some_and(|slot| slot.template.is_some())
+    }
+
     /// Whether the caller is to make a template now: there is none, nobody is at it, and it has not failed too often.
     pub(crate) fn begin(&self, spec: &Arc<FunctionSpec>) -> bool {
         let mut state = self.lock();
@@ -212,6 +217,7 @@ mod tests {
     use std::io::{Seek, Write};
 
     use super::*;
+    use crate::invocation::Isolation;
 
     fn spec(function: &str, revision_id: &str) -> Arc<FunctionSpec> {
         Arc::new(FunctionSpec {
@@ -226,6 +232,7 @@ mod tests {
             tmp_mib: 512,
             timeout_s: 3,
             has_template: true,
+            isolation: Isolation::Reuse,
         })
     }
 

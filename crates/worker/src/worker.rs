@@ -24,7 +24,7 @@ use crate::config::WorkerConfig;
 use crate::egress::{Egress, VisitError, send_descriptor};
 use crate::environment::{Command, Environment, Job, Notice, Offer, Origin, Setup};
 use crate::groups::{Bounds, CpuLimit, Group, Groups};
-use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest};
+use crate::invocation::{FunctionSpec, InvokeError, InvokeOutcome, InvokeRequest, Isolation};
 use crate::logs::Logs;
 use crate::placement::{Effect, EnvironmentId, Limits, Scheduler, Stats, SubmitError, Ticket};
 use crate::process::MonitorProcess;
@@ -315,17 +315,18 @@ impl Shared {
     }
 
     fn apply(self: &Arc<Self>, state: &mut MutexGuard<'_, State>, effects: Vec<Effect>) {
+        let mut fresh = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Assign { ticket, environment } => {
                     let job = state.jobs.remove(&ticket).expect("a ticket is settled once");
+                    fresh.extend(Some(&job.request.spec).filter(|spec| spec.isolation == Isolation::Fresh).cloned());
                     state.command(environment, Command::Invoke(job));
                 }
                 Effect::Boot { ticket, environment, spec } => {
                     let job = state.jobs.remove(&ticket).expect("a ticket is settled once");
-                    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-                    state.environments.insert(environment, sender);
-                    tokio::spawn(self.clone().boot(environment, spec, *job, commands));
+                    fresh.extend(Some(&*spec).filter(|spec| spec.isolation == Isolation::Fresh).cloned());
+                    self.start(state, environment, spec, Some(*job));
                 }
                 Effect::End { environment } => state.command(environment, Command::End),
                 Effect::Reject { ticket, reason } => {
@@ -334,6 +335,9 @@ impl Shared {
                     let _ = job.reply.send(Err(InvokeError::Throttled { reason }));
                 }
             }
+        }
+        for spec in fresh {
+            self.want_spare(state, &spec);
         }
         let is_earlier = match (state.scheduler.wake_at(), state.armed_at) {
             (Some(wake_at), Some(armed_at)) => wake_at < armed_at,
@@ -346,12 +350,28 @@ impl Shared {
         }
     }
 
-    /// Starts an environment and runs it until it is gone.
+    fn start(self: &Arc<Self>, state: &mut State, id: EnvironmentId, spec: Arc<FunctionSpec>, job: Option<Job>) {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        state.environments.insert(id, sender);
+        tokio::spawn(self.clone().boot(id, spec, job, commands));
+    }
+
+    /// Starts an environment from the template for the next invocation, whose environment the present one cannot be.
+    fn want_spare(self: &Arc<Self>, state: &mut State, spec: &FunctionSpec) {
+        if !state.is_closed
+            && self.templates.has(spec)
+            && let Some((id, spec)) = state.scheduler.prepare(spec)
+        {
+            self.start(state, id, spec, None);
+        }
+    }
+
+    /// Starts an environment, for an invocation or ahead of one, and runs it until it is gone.
     async fn boot(
         self: Arc<Self>,
         id: EnvironmentId,
         spec: Arc<FunctionSpec>,
-        job: Job,
+        job: Option<Job>,
         commands: mpsc::Receiver<Command>,
     ) {
         let started = Instant::now();
@@ -364,8 +384,10 @@ impl Shared {
                 let is_closed = matches!(error, LaunchError::Closed);
                 let error =
                     if is_closed { InvokeError::ShuttingDown } else { InvokeError::Environment(Box::new(error)) };
-                // A caller who has gone needs no answer.
-                let _ = job.reply.send(Err(error));
+                if let Some(job) = job {
+                    // A caller who has gone needs no answer.
+                    let _ = job.reply.send(Err(error));
+                }
                 return;
             }
         };
@@ -517,7 +539,9 @@ impl Shared {
             Notice::NotRestored(job) => {
                 drop(state);
                 self.templates.discard(spec);
-                self.resubmit(job);
+                if let Some(job) = job {
+                    self.resubmit(job);
+                }
             }
         }
     }

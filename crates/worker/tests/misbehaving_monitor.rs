@@ -36,6 +36,7 @@ fn spec(behaviour: &str) -> FunctionSpec {
         tmp_mib: 512,
         timeout_s: 1,
         has_template: false,
+        isolation: Default::default(),
     }
 }
 

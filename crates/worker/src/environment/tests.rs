@@ -35,6 +35,7 @@ fn spec() -> FunctionSpec {
         tmp_mib: 512,
         timeout_s: 1,
         has_template: false,
+        isolation: Default::default(),
     }
 }
 
@@ -133,7 +134,7 @@ async fn play(request_id: RequestId, sent: Vec<u8>, step: usize, logs: &Logs) ->
     let offer = Offer { platform: Platform::Kvm, has_egress: false, share: ProcessorShare::default() };
     let setup = Setup { id: EnvironmentId(1), spec, offer, origin: Origin::Program };
     let environment = Environment::new(setup, ours, receiver, notify, transcript);
-    let run = environment.run(Job { request, reply }, Instant::now(), HANG, None);
+    let run = environment.run(Some(Job { request, reply }), Instant::now(), HANG, None);
     let sending = async move {
         for part in sent.chunks(step) {
             // The environment may have had enough.

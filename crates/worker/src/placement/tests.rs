@@ -39,6 +39,7 @@ fn spec(account: u8, function: &str, revision: &str, memory_mib: u32) -> Functio
         tmp_mib: 512,
         timeout_s: 3,
         has_template: false,
+        isolation: Default::default(),
     }
 }
 
@@ -397,4 +398,45 @@ fn a_template_is_made_only_where_there_is_room_that_nobody_wants() {
     assert!(bench.effects.contains(&Effect::End { environment: id }));
     bench.ended(id);
     assert_eq!((bench.scheduler.stats().saving, bench.scheduler.stats().memory_mib_reserved), (0, 40));
+}
+
+#[test]
+fn a_fresh_environment_runs_one_invocation() {
+    let mut bench = Bench::new(limits());
+    let fresh = FunctionSpec { isolation: Isolation::Fresh, ..spec(1, "fresh", "r1", 100) };
+    let first = bench.boot(&fresh);
+    assert_eq!(bench.ready(first), [Effect::End { environment: first }]);
+    // The next one may be there already when its invocation comes; one is enough.
+    let (spare, _) = bench.scheduler.prepare(&fresh).unwrap();
+    assert_eq!(bench.scheduler.prepare(&fresh), None, "one is on its way");
+    assert_eq!(bench.scheduler.stats().preparing, 1);
+    // Whoever comes before it is ready does not wait for it.
+    let second = bench.boot(&fresh);
+    assert_eq!(bench.ready(spare), []);
+    assert_eq!(bench.scheduler.prepare(&fresh), None, "one is idle");
+    assert_eq!(bench.reuse(&fresh), spare);
+    let (_, spec) = bench.scheduler.prepare(&fresh).unwrap();
+    assert_eq!(*spec, fresh);
+    // A call does not wait for one that finishes: it would not get it.
+    bench.scheduler.finishing(spare);
+    bench.boot(&fresh);
+    for used in [second, spare] {
+        assert_eq!(bench.ready(used), [Effect::End { environment: used }]);
+        bench.ended(used);
+    }
+}
+
+#[test]
+fn nothing_is_prepared_of_what_is_retired_or_where_there_is_no_room() {
+    let mut bench = Bench::new(limits());
+    let fresh = FunctionSpec { isolation: Isolation::Fresh, ..spec(1, "fresh", "r1", 400) };
+    let (spare, _) = bench.scheduler.prepare(&fresh).unwrap();
+    let mut effects = Vec::new();
+    bench.scheduler.retire(&fresh.account, &fresh.arn.function, None, &mut effects);
+    assert_eq!(effects, []);
+    assert_eq!(bench.ready(spare), [Effect::End { environment: spare }], "it comes too late");
+    assert_eq!(bench.scheduler.prepare(&fresh), None);
+    bench.ended(spare);
+    bench.boot(&spec(1, "large", "r1", 700));
+    assert_eq!(bench.scheduler.prepare(&fresh), None);
 }
