@@ -104,23 +104,18 @@ impl Bench {
     fn invocations(&self) -> anyhow::Result<Vec<Value>> {
         let server = Server::start(&[], &self.program, &self.folder.join("data"), 0)?;
         let runtime = server.newest_python()?.context("these benchmarks need a Python on the host")?;
-        let example = root().join("examples/hello-python");
-        server.calypte(&[
-            "deploy",
-            &example.to_string_lossy(),
-            "--name",
-            "bench",
-            "--runtime",
-            &runtime,
-            "--handler",
-            "handler.handler",
-            "--memory",
-            "1769",
-        ])?;
+        let example = root().join("examples/hello-python").to_string_lossy().into_owned();
+        let options = ["--runtime", &runtime, "--handler", "handler.handler", "--memory", "1769"];
+        server.calypte(&[&["deploy", &example, "--name", "bench"], &options[..]].concat())?;
+        let fresh = ["deploy", &example, "--name", "bench-fresh", "--env", "CALYPTE_ISOLATION=fresh"];
+        server.calypte(&[&fresh[..], &options[..]].concat())?;
         let repetitions = |count: usize| (count / self.divisor).max(5).to_string();
-        let load = |arguments: &[&str]| -> anyhow::Result<Value> {
+        let load_of = |function: &str, arguments: &[&str]| -> anyhow::Result<Value> {
             let printed = output(
-                Command::new(&self.load).args(["--function", "bench"]).args(arguments).envs(server.environment.clone()),
+                Command::new(&self.load)
+                    .args(["--function", function])
+                    .args(arguments)
+                    .envs(server.environment.clone()),
             )?;
             let summary: Value = serde_json::from_str(&printed)?;
             if summary["errors"].as_object().is_none_or(|errors| !errors.is_empty()) {
@@ -128,6 +123,7 @@ impl Bench {
             }
             Ok(summary)
         };
+        let load = |arguments: &[&str]| load_of("bench", arguments);
         let one = load(&["--connections", "1", "--requests", &repetitions(2000)])?;
         let memory = monitor_memory(&server)?;
         let many = load(&["--connections", "16", "--requests", &repetitions(10_000), "--warm-up", &repetitions(800)])?;
@@ -135,6 +131,11 @@ impl Bench {
         if cold["placements"]["boot"] != cold["requests"] {
             bail!("cold starts were to boot: {cold}");
         }
+        // Every call needs a new environment: the next one is often not there yet, and starts when its call comes.
+        let fresh = load_of("bench-fresh", &["--requests", &repetitions(500), "--warm-up", "50"])?;
+        let fresh_many =
+            load_of("bench-fresh", &["--connections", "4", "--requests", &repetitions(1000), "--warm-up", "8"])?;
+        let median_of = |placement: &str| fresh["p50_us_by_placement"][placement].clone();
         let percentiles = |summary: &Value| {
             format!("p90 {} µs, p99 {} µs, max {} µs", summary["p90_us"], summary["p99_us"], summary["max_us"])
         };
@@ -143,6 +144,13 @@ impl Bench {
             memory,
             result("warm invoke, 16 connections, requests/s", many["requests_per_s"].clone(), percentiles(&many)),
             result("cold start by full boot, p50 µs", cold["p50_us"].clone(), percentiles(&cold)),
+            result("start from a template, p50 µs", median_of("template"), percentiles(&fresh)),
+            result("environment prepared before its call, p50 µs", median_of("prepared"), String::new()),
+            result(
+                "fresh invocations, 4 connections, requests/s",
+                fresh_many["requests_per_s"].clone(),
+                percentiles(&fresh_many),
+            ),
         ])
     }
 

@@ -213,6 +213,11 @@ impl<N: Fn(Notice)> Environment<N> {
         Self { id, spec, offer, origin, commands, notify, transcript, conversation, channel }
     }
 
+    /// Lets others go first, at least by so much (`nice(2)`). To be called before it is run.
+    pub(crate) fn be_nicer(&mut self, by: u8) {
+        self.offer.share.nice = self.offer.share.nice.max(by);
+    }
+
     /// Runs the environment until its process is gone, beginning with the invocation it was started for, if any. `started` is
     /// when its start began, `process` the monitor's.
     pub(crate) async fn run(

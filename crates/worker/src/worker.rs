@@ -36,6 +36,8 @@ use crate::zygote::{LaunchError, Launched, Zygote};
 const TEXTS_BYTES_MAX: usize = 32 * 1024;
 /// How long the last messages of a monitor that has ended may take to be read.
 const LAST_MESSAGES_WAIT_MAX: Duration = Duration::from_secs(1);
+/// By how much processes that make templates are nicer than those that serve calls.
+const TEMPLATE_NICE: u8 = 10;
 /// Commands to an environment that wait: one invocation and one end.
 const COMMANDS_MAX: usize = 2;
 
@@ -492,7 +494,9 @@ impl Shared {
         self.egress.add(id, spec.account.clone(), spec.arn.function.clone(), Arc::clone(&launched.descriptors));
         let (shared, notify_spec) = (self.clone(), Arc::clone(&spec));
         let notify = move |notice| shared.notice(id, &notify_spec, notice);
-        let environment = self.environment(id, Arc::clone(&spec), Origin::Program, launched.socket, commands, notify);
+        let mut environment =
+            self.environment(id, Arc::clone(&spec), Origin::Program, launched.socket, commands, notify);
+        environment.be_nicer(TEMPLATE_NICE);
         let made = environment.run_to_template(&launched.descriptors, self.config.init_timeout, launched.process).await;
         match made {
             Ok(template) => {

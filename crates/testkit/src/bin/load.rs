@@ -195,31 +195,41 @@ async fn run(arguments: &Arguments, target: &Target, requests: usize) -> anyhow:
 
 fn summary(samples: Vec<Result<Sample, String>>, elapsed: Duration) -> serde_json::Value {
     let mut durations_us = Vec::new();
-    let mut placements = std::collections::BTreeMap::<String, usize>::new();
+    let mut by_placement = std::collections::BTreeMap::<String, Vec<u64>>::new();
     let mut errors = std::collections::BTreeMap::<String, usize>::new();
     let count = samples.len();
     for sample in samples {
         match sample {
             Ok(sample) => {
-                durations_us.push(u64::try_from(sample.duration.as_micros()).unwrap_or(u64::MAX));
-                *placements.entry(sample.placement).or_default() += 1;
+                let duration_us = u64::try_from(sample.duration.as_micros()).unwrap_or(u64::MAX);
+                durations_us.push(duration_us);
+                by_placement.entry(sample.placement).or_default().push(duration_us);
             }
             Err(error) => *errors.entry(error).or_default() += 1,
         }
     }
     durations_us.sort_unstable();
-    let percentile = |share: f64| {
-        let index = (durations_us.len().saturating_sub(1) as f64 * share).round() as usize;
-        durations_us.get(index).copied()
-    };
+    by_placement.values_mut().for_each(|durations_us| durations_us.sort_unstable());
+    let placements: std::collections::BTreeMap<_, _> =
+        by_placement.iter().map(|(placement, durations_us)| (placement, durations_us.len())).collect();
+    let medians_us: std::collections::BTreeMap<_, _> =
+        by_placement.iter().map(|(placement, durations_us)| (placement, percentile(durations_us, 0.50))).collect();
+    let percentile = |share| percentile(&durations_us, share);
     serde_json::json!({
         "requests": count,
         "errors": errors,
         "placements": placements,
+        "p50_us_by_placement": medians_us,
         "p50_us": percentile(0.50),
         "p90_us": percentile(0.90),
         "p99_us": percentile(0.99),
         "max_us": percentile(1.0),
         "requests_per_s": (count as f64 / elapsed.as_secs_f64()).round(),
     })
+}
+
+/// The value below which a share of sorted ones lies.
+fn percentile(sorted: &[u64], share: f64) -> Option<u64> {
+    let index = (sorted.len().saturating_sub(1) as f64 * share).round() as usize;
+    sorted.get(index).copied()
 }
