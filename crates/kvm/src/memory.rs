@@ -33,6 +33,7 @@ pub(crate) struct Frames {
     slots: Mutex<u32>,
     /// `/proc/self/pagemap`, opened before a jail takes its name away.
     pagemap: Option<File>,
+    pages_per_fault: u64,
 }
 
 impl Frames {
@@ -40,7 +41,15 @@ impl Frames {
     pub(crate) fn new(vm: Arc<VmFd>, maximum: u32) -> Result<Self, PlatformError> {
         let mapping = HostMapping::reserve(u64::from(maximum) * PAGE)?;
         let pagemap = File::open("/proc/self/pagemap").ok();
-        Ok(Self { vm, mapping, maximum, count: AtomicU32::new(0), slots: Mutex::new(0), pagemap })
+        Ok(Self {
+            vm,
+            mapping,
+            maximum,
+            count: AtomicU32::new(0),
+            slots: Mutex::new(0),
+            pagemap,
+            pages_per_fault: pages_per_fault(),
+        })
     }
 
     /// Makes KVM forget every translation to these frames; see [`HostMapping::flush_translations`].
@@ -79,6 +88,15 @@ impl Frames {
 
 fn offset_of(frame: Frame) -> u64 {
     u64::from(frame.0) * PAGE
+}
+
+/// See [`Memory::pages_per_fault`]. With nested page tables the host follows its own pages. Without, KVM shadows those of the
+/// guest, and looks at the entries around one (`PTE_PREFETCH_NUM`), as far as there are host pages that it may write.
+fn pages_per_fault() -> u64 {
+    const SHADOWED: u64 = 8;
+    let nested = ["/sys/module/kvm_intel/parameters/ept", "/sys/module/kvm_amd/parameters/npt"];
+    let is_on = |path: &&str| std::fs::read(path).is_ok_and(|value| matches!(value.first(), Some(b'Y' | b'1')));
+    if nested.iter().any(is_on) { 1 } else { SHADOWED }
 }
 
 impl Memory for Frames {
@@ -171,6 +189,10 @@ impl Memory for Frames {
             }
         }
         runs
+    }
+
+    fn pages_per_fault(&self) -> u64 {
+        self.pages_per_fault
     }
 
     fn fetch(&self, frames: FrameRange, will_write: bool) {

@@ -14,6 +14,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -171,8 +172,6 @@ struct Session {
     guest: Arc<Guest>,
     vcpu_count: u32,
     link: Arc<Link>,
-    /// Whether the worker wants to know what the guest uses of its state.
-    is_set_wanted: bool,
 }
 
 /// What connects the guest with the worker.
@@ -184,6 +183,8 @@ struct Link {
     idle: Flag,
     /// The bound of processor time that begins with the end of initialisation, until then.
     share_max: Mutex<Option<u32>>,
+    /// Whether the worker wants to know what the guest uses of its state.
+    is_set_wanted: AtomicBool,
 }
 
 impl Session {
@@ -202,6 +203,7 @@ impl Session {
             output: Flag::default(),
             idle: Flag::default(),
             share_max: Mutex::new(start.share.share_max),
+            is_set_wanted: AtomicBool::new(start.is_restored && start.working_set.is_none()),
         });
         let vcpu_count = start.vcpu_count;
         let mut program = Program {
@@ -240,8 +242,7 @@ impl Session {
         }
         kernel.profile = has_profile.then(Profile::default);
         drop(kernel);
-        let is_set_wanted = start.is_restored && start.working_set.is_none();
-        Ok(Self { guest, vcpu_count, link, is_set_wanted })
+        Ok(Self { guest, vcpu_count, link })
     }
 
     /// Starts the guest and serves the worker until it closes the socket.
@@ -259,14 +260,9 @@ impl Session {
             }
         });
         let (guest, link) = (Arc::clone(&self.guest), Arc::clone(&self.link));
-        let mut is_set_wanted = self.is_set_wanted;
         process::spawn("freeze", move || {
             loop {
                 link.idle.wait(FREEZE_DELAY);
-                if std::mem::take(&mut is_set_wanted) {
-                    let set = guest.working_set(WORKING_SET_RUNS_MAX);
-                    link.outbox.send(&[ToWorker::Used(WorkingSet { written: set.written, read: set.read })]);
-                }
                 let mut kernel = guest.lock();
                 if link.runtime_api.lock().is_idle() {
                     guest.set_frozen(&mut kernel, true);
@@ -366,7 +362,15 @@ impl Observer for Link {
             if events.contains(&RuntimeEvent::Ready) {
                 messages.extend(take_profile(kernel));
             }
-            messages.extend(events.into_iter().map(|event| message(event, kernel)));
+            for event in events {
+                if event == RuntimeEvent::Ready && self.is_set_wanted.swap(false, Ordering::Relaxed) {
+                    // The answer is on its way before this takes its time.
+                    self.outbox.send(&std::mem::take(&mut messages));
+                    let set = kernel.working_set(WORKING_SET_RUNS_MAX);
+                    messages.push(ToWorker::Used(WorkingSet { written: set.written, read: set.read }));
+                }
+                messages.push(message(event, kernel));
+            }
             self.outbox.send(&messages);
         } else if kernel.console.has_output() {
             self.output.set();

@@ -153,6 +153,11 @@ pub trait Memory: Send + Sync {
     fn touched(&self) -> Vec<FrameRange> {
         Vec::new()
     }
+    /// How many pages, of those behind which there is memory of this guest's own, become accessible at one fault of the virtual
+    /// machine: those around the one that is touched, as a group whose first page is a multiple of this. A power of two.
+    fn pages_per_fault(&self) -> u64 {
+        1
+    }
     /// Says that frames with pages of files will be used soon, and whether they will be written: a hint, as
     /// [`Memory::prepare`] is.
     fn fetch(&self, _frames: FrameRange, _will_write: bool) {}

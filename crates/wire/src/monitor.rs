@@ -177,7 +177,8 @@ pub enum ToWorker {
         #[serde(with = "serde_bytes")]
         payload: Vec<u8>,
     },
-    /// What the guest has used of the state that it was restored from, once, some time after its first invocation.
+    /// What the guest has used of the state that it was restored from: once, after its first invocation and before it is
+    /// ready for the next.
     Used(WorkingSet),
     /// The guest has been saved.
     Saved {

@@ -138,7 +138,7 @@ impl Conversation {
                 Ok(Event::InitFailed { error_type: printable(&error_type), payload })
             }
             ToWorker::Used(set) => {
-                if !matches!(self.phase, Phase::Idle | Phase::Running { .. } | Phase::Answered) || self.is_set_known {
+                if self.phase != Phase::Answered || self.is_set_known {
                     return Err(self.out_of_turn("Used"));
                 }
                 self.is_set_known = true;
@@ -281,7 +281,9 @@ mod tests {
             (Phase::Answered, init_error()),
             (Phase::Starting, used(1)),
             (Phase::Saving, used(1)),
-            (Phase::Idle, used(WORKING_SET_RUNS_MAX + 1)),
+            (Phase::Idle, used(1)),
+            (running(), used(1)),
+            (Phase::Answered, used(WORKING_SET_RUNS_MAX + 1)),
             (Phase::Idle, ToWorker::Saved { bytes: 1 }),
             (running(), ToWorker::Saved { bytes: 1 }),
             (Phase::Answered, ToWorker::NotSaved { reason: String::new() }),
@@ -314,7 +316,7 @@ mod tests {
 
     #[test]
     fn what_a_copy_has_used_is_told_once() {
-        let mut conversation = conversation(Phase::Idle);
+        let mut conversation = conversation(Phase::Answered);
         assert!(matches!(conversation.receive(used(3), true), Ok(Event::Used(_))));
         assert!(conversation.receive(used(3), true).is_err());
     }

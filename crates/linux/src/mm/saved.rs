@@ -11,9 +11,8 @@ use super::{AddressSpaces, Layout, Space, SpaceId, page_of};
 use crate::file::mapping::saved::SavedMapping;
 use crate::state::{Restorer, Saver, SectionId, StateError};
 
-/// Pages that a virtual machine whose page tables KVM shadows follows at one fault, if there is host memory behind all of them
-/// (`PTE_PREFETCH_NUM` of Linux).
-const GROUP_PAGES: u64 = 8;
+/// Pages of such a group from which on it is worth copying all of it though the program only reads there.
+const GROUP_READ_MIN: usize = 4;
 /// Names of areas without a file: they are not data of the guest's.
 const NAMES: [&str; 5] = ["", "[heap]", "[stack]", "[vvar]", "[vdso]"];
 
@@ -68,20 +67,26 @@ impl AddressSpaces {
         SavedSpaces { spaces: spaces.iter().map(|(id, space)| (*id, space.save(saver))).collect(), last_id: *last_id }
     }
 
-    /// The frames behind groups of pages in which there are some of `touched` (in order), and for each whether programs may
-    /// write it; in order.
-    pub(crate) fn groups_of(&self, touched: &[Frame]) -> BTreeMap<Frame, bool> {
+    /// The frames to be brought in so that few faults follow when the pages behind `touched` (in order) are used again, in
+    /// order, and for each whether it is to be a copy.
+    ///
+    /// Where a fault makes a group of pages accessible ([`calypte_platform::Memory::pages_per_fault`]), that holds for copies
+    /// only, and for a group of which none is missing.
+    pub(crate) fn to_fetch(&self, touched: &[Frame], pages_per_fault: u64) -> BTreeMap<Frame, bool> {
         let mut frames = BTreeMap::new();
         for space in self.spaces.values() {
             for (start, area) in space.areas.iter() {
                 let is_writable = area.protection.contains(Protection::WRITE);
                 let (mut page, end) = (page_of(start), page_of(area.end));
                 while page < end {
-                    let next = (page + 1).next_multiple_of(GROUP_PAGES).min(end);
-                    let group = space.pages.runs(page, next);
-                    let group = || group.iter().flat_map(|run| run.frames.iter());
-                    if group().any(|frame| touched.binary_search(&frame).is_ok()) {
-                        group().for_each(|frame| *frames.entry(frame).or_default() |= is_writable);
+                    let next = (page + 1).next_multiple_of(pages_per_fault).min(end);
+                    let group: Vec<Frame> =
+                        space.pages.runs(page, next).iter().flat_map(|run| run.frames.iter()).collect();
+                    let used = group.iter().filter(|frame| touched.binary_search(frame).is_ok());
+                    let used: Vec<Frame> = used.copied().collect();
+                    let is_whole = !used.is_empty() && is_writable || used.len() >= GROUP_READ_MIN;
+                    for frame in if is_whole { group } else { used } {
+                        *frames.entry(frame).or_default() |= is_whole;
                     }
                     page = next;
                 }

@@ -6,29 +6,31 @@ use calypte_platform::{Frame, FrameRange};
 
 use crate::frames::Frames;
 use crate::guest::Guest;
+use crate::kernel::Kernel;
 
 /// Frames of a state that was restored from a file ([`super::State::open`]), as runs of first frame and count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkingSet {
-    /// Those that a program can write.
+    /// Those of which a copy has one of its own: the program can write them, or they come sooner so.
     pub written: Vec<(u32, u32)>,
     /// Those that are only read.
     pub read: Vec<(u32, u32)>,
 }
 
-impl Guest {
+impl Kernel {
     /// What the guest has used of its state so far, at most so many runs of each kind. Empty if it does not come from a file,
     /// or on a platform that does not know.
     pub fn working_set(&self, runs_max: usize) -> WorkingSet {
-        let kernel = self.lock();
         let mut set = WorkingSet::default();
-        let touched: Vec<Frame> = kernel.frames.memory().touched().iter().flat_map(|run| run.iter()).collect();
-        for (frame, is_writable) in kernel.spaces.groups_of(&touched) {
+        let touched: Vec<Frame> = self.frames.memory().touched().iter().flat_map(|run| run.iter()).collect();
+        for (frame, is_writable) in self.spaces.to_fetch(&touched, self.frames.memory().pages_per_fault()) {
             push(if is_writable { &mut set.written } else { &mut set.read }, frame, runs_max);
         }
         set
     }
+}
 
+impl Guest {
     /// Brings pages in that the guest, which has just been restored, is expected to use. Frames that it does not have are left
     /// out.
     pub fn fetch(&self, set: &WorkingSet) {

@@ -88,9 +88,8 @@ fn copies_of_a_saved_guest_go_on_from_its_next() {
         let (_, message) = copy.receive_with_log();
         let ToWorker::Response { request_id, .. } = &message else { panic!("{message:?}") };
         assert_eq!(*request_id, id);
-        assert!(matches!(copy.receive_with_log().1, ToWorker::Ready { .. }));
-        // What it has used comes when it has been idle for a while.
-        let ToWorker::Used(set) = copy.receive().unwrap() else { panic!("it tells what it has used") };
+        let ToWorker::Used(set) = copy.receive_with_log().1 else { panic!("it tells what it has used") };
+        assert!(matches!(copy.receive().unwrap(), ToWorker::Ready { .. }));
         assert!(!set.written.is_empty() && !set.read.is_empty(), "{set:?}");
         sets.push(set);
     }
