@@ -39,6 +39,7 @@ fn mistakes_are_explained() {
         (&["invoke", "hello", "{a}"], 1, &["not JSON", "single quotes"]),
         (&["invoke", "hello", "@/nothing"], 1, &["/nothing"]),
         (&["deploy", ".", "--env", "X"], 2, &["NAME=VALUE"]),
+        (&["deploy", ".", "--template", "maybe"], 2, &["--template", "on", "off"]),
         (&["deploy", "/tmp"], 1, &["no server runs"]),
         (&["deploy", "/"], 1, &["--name"]),
         (&["runtime", "add", "name"], 2, &["--from-host"]),
@@ -127,6 +128,10 @@ fn functions_live_through_the_api() {
     let updated = json(&good(&data, &update));
     assert_eq!((&updated["Timeout"], &updated["MemorySize"]), (&7.into(), &256.into()));
     assert_eq!(updated["Environment"]["Variables"]["AB"], "x=y");
+    for (template, apply_on) in [("on", "PublishedVersions"), ("off", "None")] {
+        let updated = json(&good(&data, &["deploy", &folder, "--template", template, "--json"]));
+        assert_eq!(updated["SnapStart"]["ApplyOn"], apply_on);
+    }
     assert_eq!(json(&good(&data, &["ls", "--json"])).as_array().unwrap().len(), 1);
     assert!(good(&data, &["ls"]).contains("provided.al2023"));
     for arguments in [["rm", "helo"], ["invoke", "helo"], ["logs", "helo"]] {

@@ -123,6 +123,20 @@ pub enum InvalidParameter {
         /// Largest allowed.
         maximum: u32,
     },
+    /// A text is none of those that are defined.
+    #[error(
+        "1 validation error detected: Value '{value}' at '{member}' failed to satisfy constraint: Member must satisfy enum \
+         value set: [{}]",
+        allowed.join(", ")
+    )]
+    NotOneOf {
+        /// The member.
+        member: &'static str,
+        /// Given.
+        value: String,
+        /// What is defined.
+        allowed: &'static [&'static str],
+    },
     /// A text is longer than allowed.
     #[error(
         "1 validation error detected: Value at '{member}' failed to satisfy constraint: Member must have length less than \

@@ -7,11 +7,8 @@ use serde_json::Value;
 use crate::error::{InvalidParameter, shortened};
 
 /// Values that name Lambda's default instead of leaving the member out: `(member, field, value)`.
-const DEFAULTS: &[(&str, &str, &str)] = &[
-    ("TracingConfig", "Mode", "PassThrough"),
-    ("SnapStart", "ApplyOn", "None"),
-    ("LoggingConfig", "LogFormat", "Text"),
-];
+const DEFAULTS: &[(&str, &str, &str)] =
+    &[("TracingConfig", "Mode", "PassThrough"), ("LoggingConfig", "LogFormat", "Text")];
 
 /// Refuses the first member that asks for something. `parent` is the structure that they are in, or empty.
 pub(crate) fn refuse_unsupported(parent: &str, members: &OtherMembers) -> Result<(), InvalidParameter> {
@@ -53,7 +50,7 @@ mod tests {
             "{}",
             r#"{"Layers":[],"KMSKeyArn":"","VpcConfig":{"SubnetIds":[],"SecurityGroupIds":[]},"DeadLetterConfig":{}}"#,
             r#"{"VpcConfig":{"SubnetIds":[],"Ipv6AllowedForDualStack":false},"ImageConfig":null}"#,
-            r#"{"TracingConfig":{"Mode":"PassThrough"},"SnapStart":{"ApplyOn":"None"},"LoggingConfig":{"LogFormat":"Text"}}"#,
+            r#"{"TracingConfig":{"Mode":"PassThrough"},"LoggingConfig":{"LogFormat":"Text"}}"#,
         ] {
             assert_eq!(check(harmless), Ok(()), "{harmless}");
         }
@@ -63,7 +60,6 @@ mod tests {
             (r#"{"FileSystemConfigs":[{"Arn":"a","LocalMountPath":"/mnt/a"}]}"#, "FileSystemConfigs"),
             (r#"{"DeadLetterConfig":{"TargetArn":"arn:aws:sqs:us-east-1:123456789012:q"}}"#, "DeadLetterConfig"),
             (r#"{"TracingConfig":{"Mode":"Active"}}"#, "TracingConfig"),
-            (r#"{"SnapStart":{"ApplyOn":"PublishedVersions"}}"#, "SnapStart"),
             (r#"{"LoggingConfig":{"LogFormat":"JSON"}}"#, "LoggingConfig"),
             (r#"{"DurableConfig":{"ExecutionTimeout":60}}"#, "DurableConfig"),
             (r#"{"NoSuchMember":1}"#, "NoSuchMember"),

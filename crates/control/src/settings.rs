@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use calypte_store::FunctionConfiguration;
+use calypte_store::{FunctionConfiguration, TemplateChoice};
 use calypte_types::limits;
-use calypte_wire::lambda::{CreateFunctionRequest, Environment, EphemeralStorage, UpdateFunctionConfigurationRequest};
+use calypte_wire::lambda::{
+    CreateFunctionRequest, Environment, EphemeralStorage, SnapStart, UpdateFunctionConfigurationRequest,
+};
 
 use crate::environment::check_variables;
 use crate::error::{InvalidParameter, shortened};
@@ -23,6 +25,10 @@ const TAGS_MAX: usize = 50;
 const TAG_NAME_CHARACTERS_MAX: usize = 128;
 /// Longest value of a tag, in characters.
 const TAG_VALUE_CHARACTERS_MAX: usize = 256;
+/// `ApplyOn` of `SnapStart` for no templates.
+pub(crate) const APPLY_ON_NONE: &str = "None";
+/// `ApplyOn` of `SnapStart` for templates.
+pub(crate) const APPLY_ON_PUBLISHED_VERSIONS: &str = "PublishedVersions";
 
 /// The configuration of a new function. Its code and name are checked elsewhere.
 pub(crate) fn from_request(request: CreateFunctionRequest) -> Result<FunctionConfiguration, InvalidParameter> {
@@ -47,6 +53,7 @@ pub(crate) fn from_request(request: CreateFunctionRequest) -> Result<FunctionCon
         timeout_s: timeout_from(request.timeout)?.unwrap_or(limits::TIMEOUT_S_DEFAULT),
         environment: variables_from(request.environment)?.unwrap_or_default(),
         tags,
+        template: template_from(request.snap_start)?.unwrap_or_default(),
     })
 }
 
@@ -70,6 +77,7 @@ pub(crate) fn changed(
         timeout_s: timeout_from(request.timeout)?.unwrap_or(current.timeout_s),
         environment: variables_from(request.environment)?.unwrap_or_else(|| current.environment.clone()),
         tags: current.tags.clone(),
+        template: template_from(request.snap_start)?.unwrap_or(current.template),
     })
 }
 
@@ -98,6 +106,19 @@ fn timeout_from(value: Option<i64>) -> Result<Option<u32>, InvalidParameter> {
 fn tmp_from(value: Option<EphemeralStorage>) -> Result<Option<u32>, InvalidParameter> {
     let size = value.map(|storage| storage.size);
     in_range("ephemeralStorage.size", size, limits::EPHEMERAL_STORAGE_MIB_MIN, limits::EPHEMERAL_STORAGE_MIB_MAX)
+}
+
+fn template_from(value: Option<SnapStart>) -> Result<Option<TemplateChoice>, InvalidParameter> {
+    let Some(apply_on) = value.and_then(|snap_start| snap_start.apply_on) else { return Ok(None) };
+    match apply_on.as_str() {
+        APPLY_ON_NONE => Ok(Some(TemplateChoice::Off)),
+        APPLY_ON_PUBLISHED_VERSIONS => Ok(Some(TemplateChoice::On)),
+        _ => Err(InvalidParameter::NotOneOf {
+            member: "snapStart.applyOn",
+            value: shortened(&apply_on),
+            allowed: &[APPLY_ON_PUBLISHED_VERSIONS, APPLY_ON_NONE],
+        }),
+    }
 }
 
 fn in_range(
@@ -234,6 +255,8 @@ mod tests {
             (json!({"Timeout": 901}), "'timeout'"),
             (json!({"EphemeralStorage": {"Size": 511}}), "'ephemeralStorage.size'"),
             (json!({"EphemeralStorage": {"Size": 10241}}), "'ephemeralStorage.size'"),
+            (json!({"SnapStart": {"ApplyOn": "Always"}}), "enum value set: [PublishedVersions, None]"),
+            (json!({"SnapStart": {"ApplyOn": "none"}}), "'snapStart.applyOn'"),
             (json!({"Handler": "a b"}), "'handler'"),
             (json!({"Handler": ""}), "'handler'"),
             (json!({"Handler": "x".repeat(129)}), "'handler'"),
@@ -254,6 +277,26 @@ mod tests {
         ] {
             let message = create(changes.clone()).expect_err(&changes.to_string()).to_string();
             assert!(message.contains(named), "{changes}: {message}");
+        }
+    }
+
+    #[test]
+    fn snap_start_is_said_on_said_off_or_not_said() {
+        let on = json!({"SnapStart": {"ApplyOn": "PublishedVersions"}});
+        let off = json!({"SnapStart": {"ApplyOn": "None"}});
+        for (request, choice) in [
+            (json!({}), TemplateChoice::Default),
+            (json!({"SnapStart": null}), TemplateChoice::Default),
+            (json!({"SnapStart": {}}), TemplateChoice::Default),
+            (on.clone(), TemplateChoice::On),
+            (off.clone(), TemplateChoice::Off),
+        ] {
+            let created = create(request.clone()).unwrap();
+            assert_eq!(created.template, choice, "{request}");
+            assert_eq!(update(&created, json!({"Timeout": 9})).unwrap().template, choice, "stays");
+            assert_eq!(update(&created, json!({"SnapStart": {}})).unwrap().template, choice, "stays");
+            assert_eq!(update(&created, on.clone()).unwrap().template, TemplateChoice::On);
+            assert_eq!(update(&created, off.clone()).unwrap().template, TemplateChoice::Off);
         }
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn function_spec(
         memory_mib: function.configuration.memory_mib,
         tmp_mib: function.configuration.tmp_mib,
         timeout_s: function.configuration.timeout_s,
-        has_template: true,
+        has_template: function.configuration.template.has_template(),
         isolation: isolation(&function.configuration.environment),
     }
 }
@@ -116,7 +116,7 @@ fn environment(function: &Function, region: &str, image: Option<&RuntimeImage>) 
 mod tests {
     use std::collections::BTreeMap;
 
-    use calypte_store::{Code, FunctionConfiguration, FunctionState};
+    use calypte_store::{Code, FunctionConfiguration, FunctionState, TemplateChoice};
     use time::macros::datetime;
 
     use super::*;
@@ -135,6 +135,7 @@ mod tests {
                 timeout_s: 3,
                 environment: variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
                 tags: BTreeMap::new(),
+                template: TemplateChoice::Default,
             },
             code: Code { blob: calypte_types::BlobId::from_digest([1; 32]), size_bytes: 10 },
             state: FunctionState::Active,
@@ -191,6 +192,17 @@ mod tests {
             ("_HANDLER", "app.handler"),
         ] {
             assert_eq!(variable(&spec, name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_who_refuses_templates_has_none() {
+        let mut function = function("python3.11", &[]);
+        for (choice, has_template) in
+            [(TemplateChoice::Default, true), (TemplateChoice::On, true), (TemplateChoice::Off, false)]
+        {
+            function.configuration.template = choice;
+            assert_eq!(spec(&function, Some(&image())).has_template, has_template, "{choice:?}");
         }
     }
 

@@ -2,10 +2,10 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use calypte_store::Function;
+use calypte_store::{Function, TemplateChoice};
 use calypte_types::{Arn, FunctionName};
 use calypte_wire::lambda::{
-    Environment, EphemeralStorage, FunctionConfiguration, LoggingConfig, SnapStart, TracingConfig,
+    Environment, EphemeralStorage, FunctionConfiguration, LoggingConfig, SnapStartResponse, TracingConfig,
 };
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
@@ -13,6 +13,7 @@ use time::macros::{format_description, offset};
 
 use crate::error::{InvalidParameter, shortened};
 use crate::function_name::LATEST;
+use crate::settings::{APPLY_ON_NONE, APPLY_ON_PUBLISHED_VERSIONS};
 use crate::spec::log_group;
 
 /// `2026-11-24T08:00:00.000+0000`, in UTC.
@@ -65,9 +66,19 @@ pub(crate) fn configuration(
         package_type: "Zip".to_owned(),
         architectures: vec!["x86_64".to_owned()],
         ephemeral_storage: EphemeralStorage { size: i64::from(settings.tmp_mib) },
-        snap_start: SnapStart { apply_on: "None".to_owned(), optimization_status: "Off".to_owned() },
+        snap_start: snap_start(settings.template),
         logging_config: LoggingConfig { log_format: "Text".to_owned(), log_group: log_group(&function.name) },
     }
+}
+
+/// Who has said nothing reads what Lambda says then, also where there are templates: clients that compare what is with what
+/// they have asked for find no difference.
+fn snap_start(choice: TemplateChoice) -> SnapStartResponse {
+    let (apply_on, optimization_status) = match choice {
+        TemplateChoice::Default | TemplateChoice::Off => (APPLY_ON_NONE, "Off"),
+        TemplateChoice::On => (APPLY_ON_PUBLISHED_VERSIONS, "On"),
+    };
+    SnapStartResponse { apply_on: apply_on.to_owned(), optimization_status: optimization_status.to_owned() }
 }
 
 fn last_modified(time: OffsetDateTime) -> String {

@@ -17,7 +17,7 @@ use crate::{Store, StoreError, StoredBlob, statement};
 pub const FUNCTIONS_PAGE_MAX: u32 = 1_000;
 
 /// The format of [`FunctionConfiguration`] that this program writes.
-const CONFIGURATION_FORMAT: i64 = 1;
+const CONFIGURATION_FORMAT: i64 = 2;
 
 /// A function as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,27 @@ pub struct FunctionConfiguration {
     pub environment: BTreeMap<String, String>,
     /// The owner's tags.
     pub tags: BTreeMap<String, String>,
+    /// Whether environments start from a template.
+    pub template: TemplateChoice,
+}
+
+/// Whether a function's environments start from a saved one, as its owner has said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TemplateChoice {
+    /// Nothing was said: they do.
+    #[default]
+    Default,
+    /// They do.
+    On,
+    /// They do not.
+    Off,
+}
+
+impl TemplateChoice {
+    /// Whether they do.
+    pub fn has_template(self) -> bool {
+        self != Self::Off
+    }
 }
 
 /// A function's code: a zip file among the blobs.

@@ -27,7 +27,9 @@ pub use account::{AccessKey, Account, KeyStatus};
 pub use blob::{BlobError, Blobs, StoredBlob};
 pub use error::{OpenError, StoreError};
 pub use folder::create_data_folder;
-pub use function::{Code, Function, FunctionChange, FunctionConfiguration, FunctionPage, FunctionState};
+pub use function::{
+    Code, Function, FunctionChange, FunctionConfiguration, FunctionPage, FunctionState, TemplateChoice,
+};
 pub use function::{FUNCTIONS_PAGE_MAX, Garbage};
 
 /// An open data folder. Clones share it; the folder's lock is held until the last one is dropped.

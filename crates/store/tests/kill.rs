@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use bytes::Bytes;
-use calypte_store::{FunctionConfiguration, FunctionState, Store};
+use calypte_store::{FunctionConfiguration, FunctionState, Store, TemplateChoice};
 use calypte_types::{AccountId, FunctionName};
 
 /// Times that the victim is killed.
@@ -80,6 +80,7 @@ fn configuration() -> FunctionConfiguration {
         timeout_s: 3,
         environment: BTreeMap::new(),
         tags: BTreeMap::new(),
+        template: TemplateChoice::Off,
     }
 }
 

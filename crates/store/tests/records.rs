@@ -7,6 +7,7 @@ use std::path::Path;
 use bytes::Bytes;
 use calypte_store::{
     Account, BlobError, FunctionChange, FunctionConfiguration, FunctionState, KeyStatus, OpenError, Store, StoreError,
+    TemplateChoice,
 };
 use calypte_types::{BlobId, FunctionName};
 
@@ -27,6 +28,7 @@ fn configuration(handler: &str) -> FunctionConfiguration {
         timeout_s: 3,
         environment: BTreeMap::from([("NAME".to_owned(), "value".to_owned())]),
         tags: BTreeMap::new(),
+        template: TemplateChoice::Off,
     }
 }
 

@@ -47,6 +47,8 @@ pub struct CreateFunctionRequest {
     pub architectures: Option<Vec<String>>,
     /// Size of `/tmp`.
     pub ephemeral_storage: Option<EphemeralStorage>,
+    /// Whether environments start from a saved one.
+    pub snap_start: Option<SnapStart>,
     /// Every other member.
     #[serde(flatten)]
     pub other: OtherMembers,
@@ -106,6 +108,8 @@ pub struct UpdateFunctionConfigurationRequest {
     pub revision_id: Option<String>,
     /// Size of `/tmp`.
     pub ephemeral_storage: Option<EphemeralStorage>,
+    /// Whether environments start from a saved one.
+    pub snap_start: Option<SnapStart>,
     /// Every other member.
     #[serde(flatten)]
     pub other: OtherMembers,
@@ -175,8 +179,8 @@ pub struct FunctionConfiguration {
     pub architectures: Vec<String>,
     /// Size of `/tmp`.
     pub ephemeral_storage: EphemeralStorage,
-    /// Always off.
-    pub snap_start: SnapStart,
+    /// Whether environments start from a saved one.
+    pub snap_start: SnapStartResponse,
     /// Where and how logs are kept.
     pub logging_config: LoggingConfig,
 }
@@ -189,10 +193,19 @@ pub struct TracingConfig {
     pub mode: String,
 }
 
+/// `SnapStart`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct SnapStart {
+    /// `PublishedVersions` or `None`.
+    #[serde(default)]
+    pub apply_on: Option<String>,
+}
+
 /// `SnapStartResponse`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct SnapStart {
+pub struct SnapStartResponse {
     /// `PublishedVersions` or `None`.
     pub apply_on: String,
     /// `On` or `Off`.

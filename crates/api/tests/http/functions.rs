@@ -25,6 +25,7 @@ async fn a_function_lives_and_dies() {
         ("EphemeralStorage", json!({"Size": 512})),
         ("Environment", Value::Null),
         ("TracingConfig", json!({"Mode": "PassThrough"})),
+        ("SnapStart", json!({"ApplyOn": "None", "OptimizationStatus": "Off"})),
     ] {
         assert_eq!(created[member], value, "{member}");
     }
@@ -99,6 +100,7 @@ async fn creation_is_refused_with_lambdas_errors() {
         (json!({"Runtime": "../../etc"}), "../../etc"),
         (json!({"Layers": ["arn:aws:lambda:us-east-1:123456789012:layer:l:1"]}), "Layers"),
         (json!({"MemorySize": 64}), "'memorySize'"),
+        (json!({"SnapStart": {"ApplyOn": "AllVersions"}}), "enum value set: [PublishedVersions, None]"),
         (code(b""), "non-empty zip"),
         (code(b"this is no zip file"), "Could not unzip uploaded file"),
         (code(&good[..good.len() / 2]), "Could not unzip uploaded file"),
@@ -132,6 +134,35 @@ async fn a_registered_runtime_can_be_used() {
     let invocations = server.stage.invocations.lock().unwrap();
     let root = &invocations[0].spec.mounts[0];
     assert_eq!(std::fs::read_to_string(root.1.join("file")).unwrap(), "content");
+}
+
+#[tokio::test]
+async fn snap_start_decides_whether_there_are_templates() {
+    let server = Server::start().await;
+    server.create("hello").await;
+    let mut expected = vec![true];
+    server.invoke("hello", json!(1)).await;
+    for (apply_on, shown) in [
+        (json!("PublishedVersions"), json!({"ApplyOn": "PublishedVersions", "OptimizationStatus": "On"})),
+        (json!("None"), json!({"ApplyOn": "None", "OptimizationStatus": "Off"})),
+        (json!(null), json!({"ApplyOn": "None", "OptimizationStatus": "Off"})),
+    ] {
+        let change = json!({"SnapStart": {"ApplyOn": apply_on}});
+        let answer = server.call("PUT", &path("hello/configuration"), change).await.json();
+        assert_eq!(answer["SnapStart"], shown);
+        let listed = server.call("GET", FUNCTIONS, Value::Null).await.json();
+        assert_eq!(listed["Functions"][0]["SnapStart"], shown);
+        server.invoke("hello", json!(1)).await;
+        expected.push(apply_on == "PublishedVersions");
+    }
+    let mut request = create_request("off");
+    request["SnapStart"] = json!({"ApplyOn": "None"});
+    assert_eq!(server.call("POST", FUNCTIONS, request).await.status, 201);
+    server.invoke("off", json!(1)).await;
+    expected.push(false);
+    let invocations = server.stage.invocations.lock().unwrap();
+    let have: Vec<_> = invocations.iter().map(|invocation| invocation.spec.has_template).collect();
+    assert_eq!(have, expected);
 }
 
 #[tokio::test]

@@ -50,8 +50,18 @@ pub(crate) struct Arguments {
     /// Text for people
     #[arg(long)]
     description: Option<String>,
+    /// Whether environments start from a saved one, which skips initialisation [default for a new function: on]
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true)]
+    template: Option<TemplateOption>,
     #[command(flatten)]
     endpoint: EndpointOption,
+}
+
+/// `--template`.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum TemplateOption {
+    On,
+    Off,
 }
 
 /// Deploys it.
@@ -164,6 +174,13 @@ fn configuration(arguments: &Arguments) -> Map<String, Value> {
     }
     if let Some(description) = &arguments.description {
         request.insert("Description".to_owned(), json!(description));
+    }
+    if let Some(template) = arguments.template {
+        let apply_on = match template {
+            TemplateOption::On => "PublishedVersions",
+            TemplateOption::Off => "None",
+        };
+        request.insert("SnapStart".to_owned(), json!({ "ApplyOn": apply_on }));
     }
     if !arguments.env.is_empty() {
         let variables: Map<String, Value> =
