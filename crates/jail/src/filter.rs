@@ -73,6 +73,8 @@ const COMMON: &[i64] = &[
     libc::SYS_getrandom,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    // The standard library lets a thread wait so that ends the process while another one does.
+    libc::SYS_pause,
     libc::SYS_futex,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
