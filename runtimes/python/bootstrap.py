@@ -18,6 +18,7 @@ sys.dont_write_bytecode = True
 import marshal
 import os
 import _frozen_importlib_external as importing
+from _frozen_importlib import ModuleSpec
 
 # The compiled standard library in one file, made with the runtime's image.
 LIBRARY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "library.pack")
@@ -175,11 +176,19 @@ class RuntimeApi:
         extra = "Lambda-Runtime-Function-Error-Type: %s\r\n" % header_text(error["errorType"])
         self.post_and_next("invocation/%s/error" % request_id, encode_error(error), "application/json", extra)
 
-    def fail_init(self, error):
+    def fail_init(self, error, error_type=None, path="init/error"):
         """Says that no event can be handled."""
-        extra = "Lambda-Runtime-Function-Error-Type: %s\r\n" % header_text(error["errorType"])
-        self.connection.sendall(self.post("init/error", encode_error(error), "application/json", extra))
+        extra = "Lambda-Runtime-Function-Error-Type: %s\r\n" % header_text(error_type or error["errorType"])
+        self.connection.sendall(self.post(path, encode_error(error), "application/json", extra))
         self.receive()
+
+    def restore_next(self):
+        """Waits to be saved, and returns in a copy: what names it."""
+        self.connection.sendall(b"GET %srestore/next HTTP/1.1\r\nHost: %s\r\n\r\n" % (API.encode(), self.host))
+        status, headers, body = self.receive()
+        if status != 200:
+            raise ApiError("the Runtime API answered %d to the request to be saved: %r" % (status, body[:200]))
+        return headers.get("calypte-generation")
 
     def post_and_next(self, path, body, content_type, extra):
         self.connection.sendall(self.post(path, body, content_type, extra) + self.next_request)
@@ -381,6 +390,72 @@ class LoggingHook:
         logging.getLogger().addHandler(handler)
 
 
+class SnapshotHooks:
+    """AWS's library of hooks, for functions that do not bring it: the last finder of sys.meta_path."""
+
+    name = "snapshot_restore_py"
+
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == self.name else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        before_snapshot, after_restore = [], []
+
+        def register_before_snapshot(func, *args, **kwargs):
+            """Has `func` called before the environment is saved; what was registered last comes first."""
+            before_snapshot.append((func, args, kwargs))
+            return func
+
+        def register_after_restore(func, *args, **kwargs):
+            """Has `func` called in each copy of the saved environment, in the order of registration."""
+            after_restore.append((func, args, kwargs))
+            return func
+
+        module.register_before_snapshot = register_before_snapshot
+        module.register_after_restore = register_after_restore
+        module.get_before_snapshot = lambda: before_snapshot
+        module.get_after_restore = lambda: after_restore
+        module.__all__ = ["register_before_snapshot", "register_after_restore"]
+
+
+def run_hooks(api):
+    """Runs what the function has registered, where the environment is saved; returns the generation that is known then."""
+    hooks = sys.modules.get(SnapshotHooks.name)
+    if hooks is None or os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE") != "snap-start":
+        return None
+    try:
+        before_snapshot = hooks.get_before_snapshot()
+        while before_snapshot:
+            func, args, kwargs = before_snapshot.pop()
+            func(*args, **kwargs)
+    except Exception as error:
+        give_up(api, error, "Runtime.BeforeSnapshotError", "init/error", 64)
+    if not hooks.get_after_restore():
+        # Saved in the request for the first event: copies have a round trip less.
+        return None
+    flush()
+    generation = api.restore_next()
+    if generation is not None:
+        reseed()
+    try:
+        for func, args, kwargs in hooks.get_after_restore():
+            func(*args, **kwargs)
+    except Exception as error:
+        give_up(api, error, "Runtime.AfterRestoreError", "restore/error", 65)
+    return generation
+
+
+def give_up(api, error, error_type, path, status):
+    document = error_document(error)
+    log_error(document)
+    flush()
+    api.fail_init(document, error_type, path)
+    sys.exit(status)
+
+
 def find_handler(name):
     """The function that `module.function` or `package/module.function` names."""
     module_name, dot, function_name = name.rpartition(".")
@@ -504,12 +579,11 @@ def flush():
             pass
 
 
-def serve(api, handler, hook):
+def serve(api, handler, hook, generation=None):
     marshaller = Marshaller()
-    generation = None
     while True:
         headers, body = api.next()
-        if headers.get("calypte-generation") != generation:
+        if headers.get("calypte-generation", generation) != generation:
             generation = headers["calypte-generation"]
             reseed()
         request_id = headers.get("lambda-runtime-aws-request-id", "")
@@ -561,6 +635,7 @@ def main():
     sys.stderr.reconfigure(encoding="utf-8", line_buffering=True)
     hook = LoggingHook()
     sys.meta_path.insert(0, hook)
+    sys.meta_path.append(SnapshotHooks())
     api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
     set_paths(os.environ.get("LAMBDA_TASK_ROOT", "/var/task"))
     if library is not None:
@@ -568,12 +643,8 @@ def main():
     try:
         handler = find_handler(os.environ.get("_HANDLER", ""))
     except Exception as error:
-        document = error_document(error)
-        log_error(document)
-        flush()
-        api.fail_init(document)
-        sys.exit(1)
-    serve(api, handler, hook)
+        give_up(api, error, None, "init/error", 1)
+    serve(api, handler, hook, run_hooks(api))
 
 
 if __name__ == "__main__":

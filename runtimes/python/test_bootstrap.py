@@ -28,10 +28,10 @@ TIME_LIMIT_S = 60
 class FakeRuntimeApi(threading.Thread):
     """Answers `next` with events in turn, keeps what is posted, and ends the program after the last event."""
 
-    def __init__(self, events, split=None, post_status="202 Accepted"):
+    def __init__(self, events, split=None, post_status="202 Accepted", generation=None):
         super().__init__(daemon=True)
         self.events, self.split, self.post_status = list(events), split, post_status
-        self.posts, self.requests = [], []
+        self.posts, self.requests, self.generation = [], [], generation
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
         self.invocations = 0
@@ -58,7 +58,10 @@ class FakeRuntimeApi(threading.Thread):
                     headers[name.lower()] = value.strip()
                 body = self.read_body(reader, headers)
                 self.requests.append((line[0], line[1]))
-                if line[1].endswith("/invocation/next"):
+                if line[1].endswith("/restore/next"):
+                    headers = {"Calypte-Generation": self.generation} if self.generation else {}
+                    self.send(connection, "200 OK", headers, b"")
+                elif line[1].endswith("/invocation/next"):
                     if not self.events:
                         return
                     self.answer_next(connection)
@@ -413,6 +416,106 @@ class Initialisation(unittest.TestCase):
     def test_exit_in_the_module(self):
         run = Run("import sys\nsys.exit(7)\n", [1])
         self.assertEqual((run.status, run.api.posts), (7, []))
+
+
+class SnapshotHooks(unittest.TestCase):
+    """AWS's client passes where snapshot_restore_py is installed."""
+
+    CODE = """
+        import random
+        from snapshot_restore_py import register_before_snapshot, register_after_restore
+        calls = []
+
+        @register_before_snapshot
+        def first():
+            calls.append("before 1")
+
+        register_before_snapshot(calls.append, "before 2")
+
+        @register_after_restore
+        def third():
+            calls.append("after 1")
+
+        register_after_restore(lambda *args, **kwargs: calls.append([args, kwargs]), 2, key="value")
+
+        def handler(event, context):
+            return calls
+        """
+    SNAP_START = {"AWS_LAMBDA_INITIALIZATION_TYPE": "snap-start"}
+
+    def requests(self, run):
+        return [path.rpartition("/runtime/")[2] for _, path in run.api.requests]
+
+    def test_before_hooks_run_backwards_and_after_hooks_forwards(self):
+        run = Run(self.CODE, [1], environment=self.SNAP_START)
+        self.assertEqual(run.responses(), [["before 2", "before 1", "after 1", [[2], {"key": "value"}]]])
+        self.assertEqual(self.requests(run)[:2], ["restore/next", "invocation/next"])
+
+    def test_hooks_do_not_run_where_nothing_is_saved(self):
+        run = Run(self.CODE, [1], environment={"AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand"})
+        self.assertEqual(run.responses(), [[]])
+        self.assertNotIn("restore/next", self.requests(run))
+
+    def test_a_hook_that_fails_before_the_snapshot(self):
+        code = """
+            from snapshot_restore_py import register_before_snapshot
+            register_before_snapshot(lambda: 1 / 0)
+            def handler(event, context): pass
+            """
+        run = Run(code, [1], environment=self.SNAP_START)
+        self.check_failure(run, "init/error", "Runtime.BeforeSnapshotError", 64)
+
+    def test_a_hook_that_fails_after_the_restore(self):
+        code = """
+            from snapshot_restore_py import register_after_restore
+            register_after_restore(lambda: 1 / 0)
+            def handler(event, context): pass
+            """
+        run = Run(code, [1], environment=self.SNAP_START)
+        self.check_failure(run, "restore/error", "Runtime.AfterRestoreError", 65)
+
+    def check_failure(self, run, path, error_type, status):
+        (posted,) = run.api.posts
+        self.assertTrue(posted[0].endswith(path), posted)
+        self.assertEqual(posted[1]["lambda-runtime-function-error-type"], error_type)
+        document = json.loads(posted[2])
+        self.assertEqual((document["errorType"], document["errorMessage"]), ("ZeroDivisionError", "division by zero"))
+        self.assertIn("[ERROR] ZeroDivisionError: division by zero", run.output)
+        self.assertEqual((run.status, run.api.invocations), (status, 0))
+
+    @ours
+    def test_a_library_that_the_function_brings_is_used(self):
+        library = """
+            hooks = [(print, ("its own",), {})]
+            def get_before_snapshot(): return hooks
+            def get_after_restore(): return []
+            """
+        code = "import snapshot_restore_py\ndef handler(event, context): return snapshot_restore_py.__file__ is not None"
+        run = Run(code, [1], files={"snapshot_restore_py.py": library}, environment=self.SNAP_START)
+        self.assertEqual(run.responses(), [True])
+        self.assertIn("its own", run.output)
+        self.assertNotIn("restore/next", self.requests(run), "no hook is to run in copies")
+
+    @ours
+    def test_hooks_in_copies_draw_numbers_of_their_own(self):
+        code = """
+            import random
+            from snapshot_restore_py import register_after_restore
+            random.seed(1)
+            drawn = []
+            register_after_restore(lambda: drawn.append(random.random()))
+            def handler(event, context):
+                random.seed(1)
+                return drawn[0] != random.random()
+            """
+        event = (1, {"Calypte-Generation": "a"})
+        run = Run(code, [event], environment=self.SNAP_START, generation="a")
+        self.assertEqual(run.responses(), [True])
+        kept = code.replace("random.seed(1)\n                return", "return")
+        kept = kept.replace("drawn.append(random.random())", "random.seed(7)")
+        kept = kept.replace("drawn[0] != random.random()", "random.random() == random.Random(7).random()")
+        run = Run(kept, [event], environment=self.SNAP_START, generation="a")
+        self.assertEqual(run.responses(), [True], "the event of the same copy does not seed anew what a hook has seeded")
 
 
 class Modules(unittest.TestCase):

@@ -76,6 +76,19 @@ def handler(event, context):
 /// Invocations of it.
 const FRESH_CALLS: usize = 12;
 
+/// Tells which of its hooks have run, and what the last one has drawn.
+const HOOKED_FUNCTION: &str = r#"
+import os, random, ssl
+from snapshot_restore_py import register_before_snapshot, register_after_restore
+calls = []
+register_before_snapshot(calls.append, "before")
+@register_after_restore
+def draw():
+    calls.extend(["after", str(random.random()), ssl.RAND_bytes(16).hex()])
+def handler(event, context):
+    return {"calls": calls, "type": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]}
+"#;
+
 /// A server with a function; none, printed as a skip, if there is no Python or no KVM.
 fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
     if !has_kvm(test) {
@@ -218,5 +231,58 @@ fn a_fresh_invocation_finds_nothing_of_the_one_before() {
     let bad_policy = [&deploy[..5], &["CALYPTE_ISOLATION=frosh"], &DEPLOY_OPTIONS[..]].concat();
     let server = Server::start_with(&data, &[]);
     bad(&data, &bad_policy, 1, &["CALYPTE_ISOLATION=frosh", "CALYPTE_ISOLATION=fresh"]);
+    server.stop();
+}
+
+#[test]
+fn hooks_run_before_the_snapshot_and_in_each_copy() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let test = "hooks_run_before_the_snapshot_and_in_each_copy";
+    let Some(server) = server_with(test, parent.path(), HOOKED_FUNCTION) else { return };
+    let answer = invoke(&data, "{}");
+    assert_eq!(answer["placement"], "boot");
+    assert_eq!(answer["payload"], json!({"calls": [], "type": "on-demand"}), "nothing is saved here");
+    let answers = [until_template(&server, &data), invoke_in_another(&server, &data)];
+    let mut drawn = HashSet::new();
+    for answer in &answers {
+        assert_eq!((&answer["placement"], &answer["payload"]["type"]), (&"template".into(), &"snap-start".into()));
+        let calls: Vec<_> = answer["payload"]["calls"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!((calls[..2].to_vec(), calls.len()), (vec!["before", "after"], 4), "{answer}");
+        for value in &calls[2..] {
+            assert!(drawn.insert(*value), "two copies have drawn {value}: {answers:?}");
+        }
+    }
+    // The same environment goes on without them.
+    let answer = invoke(&data, "{}");
+    assert_eq!((&answer["placement"], answer["payload"]["calls"].as_array().unwrap().len()), (&"reuse".into(), 4));
+    server.stop();
+}
+
+#[test]
+fn a_hook_that_fails_in_a_copy_fails_the_call() {
+    let parent = tempfile::tempdir().unwrap();
+    let data = parent.path().join("data");
+    let test = "a_hook_that_fails_in_a_copy_fails_the_call";
+    let code = HOOKED_FUNCTION.replace("calls.extend(", "1 / 0, (");
+    let Some(server) = server_with(test, parent.path(), &code) else { return };
+    let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
+    invoke(&data, "{}");
+    loop {
+        assert!(Instant::now() < deadline, "no copy has failed");
+        if let [monitor] = server.monitors()[..] {
+            signal(monitor, "-KILL");
+        }
+        let answer = parse(&stdout(&run(&data, &["invoke", "function", "{}", "--json"])));
+        if answer["payload"]["errorType"] == "ZeroDivisionError" {
+            assert_eq!(answer["placement"], "template", "{answer}");
+            break;
+        }
+    }
+    let log = good(&data, &["logs", "function"]);
+    assert!(
+        log.contains("[ERROR] ZeroDivisionError") && log.contains("Error Type: Runtime.AfterRestoreError"),
+        "{log}"
+    );
     server.stop();
 }

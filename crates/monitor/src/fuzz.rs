@@ -16,6 +16,8 @@ const PHRASES: &[&str] = &[
     "POST /2018-06-01/runtime/invocation/1/error HTTP/1.1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     "POST /2018-06-01/runtime/invocation/2/error HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
     "POST /2018-06-01/runtime/init/error HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    "GET /2018-06-01/runtime/restore/next HTTP/1.1\r\n\r\n",
+    "POST /2018-06-01/runtime/restore/error HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
     "HEAD /ping HTTP/1.1\r\n\r\n",
     "Transfer-Encoding: chunked\r\n",
     "Content-Length: 18446744073709551615\r\n\r\n",
@@ -23,12 +25,16 @@ const PHRASES: &[&str] = &[
     "\r\n\r\n",
 ];
 
-/// Runs a script of connections, bytes and invocations against the Runtime API and checks what must always hold:
+/// Runs a script of connections, bytes, invocations and changes to a copy against the Runtime API and checks what must always hold:
 /// nothing is sent to a connection that is not open, `Ready` and answers alternate, and each answer is for the
 /// invocation that is outstanding.
 pub fn fuzz_runtime_api(script: &[u8]) {
     let mut driver =
         Driver { api: RuntimeApi::new(), open: BTreeSet::new(), last_connection: 0, model: Model::default() };
+    if script.len() % 2 == 1 {
+        driver.api.expect_saving();
+        driver.model.may_wait_for_saving = true;
+    }
     let mut script = script.iter().copied();
     while let Some(operation) = script.next() {
         let argument = script.next().unwrap_or(0);
@@ -46,6 +52,7 @@ pub fn fuzz_runtime_api(script: &[u8]) {
                     driver.send(argument / 16, piece);
                 }
             }
+            7 => driver.copy(),
             _ => driver.send(argument / 16, PHRASES[usize::from(argument) % PHRASES.len()].as_bytes()),
         }
         driver.check();
@@ -65,6 +72,8 @@ struct Model {
     is_ready: bool,
     outstanding: Option<String>,
     invocations: u64,
+    /// Whether it may be ready to be saved and not for an invocation.
+    may_wait_for_saving: bool,
 }
 
 impl Driver {
@@ -103,10 +112,26 @@ impl Driver {
             payload: b"{}".to_vec(),
         };
         let is_accepted = self.api.invoke(invocation).is_ok();
-        assert_eq!(is_accepted, self.model.is_ready, "{:?}", self.model);
+        let is_saved_only = self.model.may_wait_for_saving && !is_accepted;
+        assert!(is_accepted == self.model.is_ready || is_saved_only, "{:?}", self.model);
         if is_accepted {
-            self.model =
-                Model { is_ready: false, outstanding: Some(request_id), invocations: self.model.invocations + 1 };
+            self.model.is_ready = false;
+            self.model.outstanding = Some(request_id);
+            self.model.invocations += 1;
+            self.model.may_wait_for_saving = false;
+        }
+    }
+
+    /// Goes on with a copy of a guest that waits.
+    fn copy(&mut self) {
+        assert_eq!(self.api.is_idle(), self.model.is_ready, "{:?}", self.model);
+        if self.model.is_ready {
+            let mut copy = RuntimeApi::new();
+            copy.restore(&self.api.save()).expect("its own state");
+            copy.begin_generation();
+            self.api = copy;
+            self.model.is_ready = false;
+            self.model.may_wait_for_saving = false;
         }
     }
 

@@ -15,7 +15,18 @@
 //! InitFailed
 //! ```
 //!
-//! [`RuntimeEvent::Ready`] is reported at each step into `Idle`.
+//! A runtime with something to do in each copy of a saved guest asks for `restore/next` before its first `next`:
+//!
+//! ```text
+//!          restore/next                     begin_generation                next
+//! Starting ────────────▶ RestoreReady ────────────────────────▶ Restoring ──────▶ Idle
+//!     │                  (waits, and is saved)    answers          ▲    │
+//!     │ restore/next, and the guest is not to be saved: answered   │    │ restore/error
+//!     └────────────────────────────────────────────────────────────┘    ▼
+//!                                                                     RestoreFailed
+//! ```
+//!
+//! [`RuntimeEvent::Ready`] is reported at each step into `Idle` and into `RestoreReady`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,14 +55,14 @@ pub const KEPT_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
 /// Longest error type and content type that is passed on; the rest is cut off.
 pub const LABEL_BYTES_MAX: usize = 256;
 
-/// Field of the answer to `next` by which a program sees that it is a copy of a saved one: each copy has another value. What
+/// Field of the answers to `restore/next` and `next` by which a program sees that it is a copy of a saved one: each copy has another value. What
 /// it has made of random numbers before the first such event, other copies have too.
 pub const GENERATION_FIELD: &str = "Calypte-Generation";
 /// Random bytes in a generation's name.
 const GENERATION_BYTES: usize = 16;
 
 /// Version of what [`LoopbackService::save`] gives.
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 
 const VERSION_PREFIX: &str = "/2018-06-01/runtime/";
 const ERROR_TYPE_FIELD: &str = "lambda-runtime-function-error-type";
@@ -62,7 +73,7 @@ const ERROR_TYPE_UNKNOWN: &str = "Runtime.Unknown";
 /// What the program has told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuntimeEvent {
-    /// It waits for an invocation.
+    /// It waits for an invocation, or to be saved.
     Ready,
     /// It has answered one.
     Response {
@@ -89,7 +100,7 @@ pub enum RuntimeEvent {
         /// Length of the answer.
         payload_bytes: u64,
     },
-    /// It could not initialise.
+    /// It could not initialise, or not do what is to be done in each copy.
     InitError {
         /// For programs.
         error_type: String,
@@ -107,6 +118,9 @@ pub struct NotReady;
 enum Phase {
     Starting,
     InitFailed,
+    RestoreReady,
+    Restoring,
+    RestoreFailed,
     Idle,
     Running { request_id: String },
     Responded { request_id: String },
@@ -118,6 +132,9 @@ impl Phase {
         match self {
             Self::Starting => "Started",
             Self::InitFailed => "InitError",
+            Self::RestoreReady => "RestoreReady",
+            Self::Restoring => "Restoring",
+            Self::RestoreFailed => "RestoreError",
             Self::Idle => "Ready",
             Self::Running { .. } => "Running",
             Self::Responded { .. } => "ResponseSent",
@@ -130,7 +147,7 @@ impl Phase {
 pub struct RuntimeApi {
     phase: Phase,
     connections: BTreeMap<ConnectionId, Connection>,
-    /// Connections whose `next` is not answered, in the order in which they asked.
+    /// Connections whose `next` or `restore/next` is not answered, in the order in which they asked.
     waiting: VecDeque<ConnectionId>,
     /// An invocation that no `next` has fetched yet.
     invocation: Option<Invoke>,
@@ -139,12 +156,15 @@ pub struct RuntimeApi {
     /// Names this copy of a program that goes on from a saved one; nothing where it has been started here.
     #[serde(skip)]
     generation: Option<String>,
+    /// Whether the guest is to be saved. Never so in a copy.
+    #[serde(skip)]
+    is_to_be_saved: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Connection {
     decoder: Decoder,
-    /// Whether its `next` is not answered yet; bytes behind it wait in `backlog`.
+    /// Whether its `next` or `restore/next` is not answered yet; bytes behind it wait in `backlog`.
     is_waiting: bool,
     is_keep_alive: bool,
     /// The answer to the request before `next`, when both arrived together: it is sent together with the event, so
@@ -210,15 +230,43 @@ impl RuntimeApi {
             outputs: Vec::new(),
             events: Vec::new(),
             generation: None,
+            is_to_be_saved: false,
         }
     }
 
+    /// The guest is to be saved once the program waits: in `restore/next`, or in `next` if it does not ask for that.
+    pub fn expect_saving(&mut self) {
+        self.is_to_be_saved = true;
+    }
+
     /// The program is another copy of a saved one from now on. Its next event says so, in the field
-    /// [`GENERATION_FIELD`], with a value that no other copy has.
+    /// [`GENERATION_FIELD`], with a value that no other copy has. If it was saved in `restore/next`, that is answered;
+    /// otherwise it is ready.
     pub fn begin_generation(&mut self) {
         let mut bytes = [0; GENERATION_BYTES];
         calypte_linux::random::fill(&mut bytes);
         self.generation = Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+        match self.phase {
+            Phase::RestoreReady => {
+                self.phase = Phase::Restoring;
+                for id in std::mem::take(&mut self.waiting) {
+                    self.answer_restore_next(id);
+                }
+            }
+            Phase::Idle => self.events.push(RuntimeEvent::Ready),
+            _ => {}
+        }
+    }
+
+    fn answer_restore_next(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.is_waiting = false;
+        let is_last = !connection.is_keep_alive;
+        let mut bytes = std::mem::take(&mut connection.held);
+        let headers: Vec<_> = self.generation.as_deref().map(|id| (GENERATION_FIELD, id)).into_iter().collect();
+        bytes.append(&mut http::response(StatusCode::Ok, &headers, b"", is_last));
+        self.send(id, bytes, is_last);
+        self.read_backlog(id);
     }
 
     /// Gives the program an invocation; the bytes for it are in [`LoopbackService::drain`].
@@ -231,9 +279,14 @@ impl RuntimeApi {
         Ok(())
     }
 
-    /// Whether the program waits for an invocation, and none is on its way to it.
+    /// Whether the program waits for an invocation, and none is on its way to it, or waits to be saved.
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Idle && self.invocation.is_none()
+        self.phase == Phase::RestoreReady || self.phase == Phase::Idle && self.invocation.is_none()
+    }
+
+    /// Whether the program does what is to be done in each copy, and has not asked for an invocation.
+    pub fn is_restoring(&self) -> bool {
+        self.phase == Phase::Restoring
     }
 
     /// What the program has told since the last call, in order.
@@ -347,6 +400,8 @@ impl RuntimeApi {
         let (expected_method, path) = match route.split('/').collect::<Vec<_>>().as_slice() {
             ["invocation", "next"] => ("GET", Route::Next),
             ["init", "error"] => ("POST", Route::InitError),
+            ["restore", "next"] => ("GET", Route::RestoreNext),
+            ["restore", "error"] => ("POST", Route::RestoreError),
             ["invocation", request_id, "response"] => ("POST", Route::Response((*request_id).to_owned())),
             ["invocation", request_id, "error"] => ("POST", Route::Error((*request_id).to_owned())),
             _ => return Some(Answer::text(StatusCode::NotFound, "404 page not found\n")),
@@ -357,6 +412,8 @@ impl RuntimeApi {
         match path {
             Route::Next => self.next(id, request.is_keep_alive),
             Route::InitError => Some(self.init_error(request)),
+            Route::RestoreNext => self.restore_next(id, request.is_keep_alive),
+            Route::RestoreError => Some(self.restore_error(request)),
             Route::Response(request_id) => Some(self.response(&request_id, request)),
             Route::Error(request_id) => Some(self.error(&request_id, request)),
         }
@@ -364,34 +421,69 @@ impl RuntimeApi {
 
     fn next(&mut self, id: ConnectionId, is_keep_alive: bool) -> Option<Answer> {
         match self.phase {
-            Phase::Starting | Phase::Responded { .. } => {
+            Phase::Starting | Phase::Restoring | Phase::Responded { .. } => {
                 self.phase = Phase::Idle;
                 self.events.push(RuntimeEvent::Ready);
             }
             Phase::Idle => {}
-            Phase::InitFailed | Phase::Running { .. } => {
+            Phase::InitFailed | Phase::RestoreReady | Phase::RestoreFailed | Phase::Running { .. } => {
                 return Some(Answer::invalid_transition(&self.phase, "Ready"));
             }
         }
-        let connection = self.connections.get_mut(&id)?;
+        self.wait(id, is_keep_alive);
+        self.hand_over();
+        None
+    }
+
+    fn restore_next(&mut self, id: ConnectionId, is_keep_alive: bool) -> Option<Answer> {
+        match self.phase {
+            Phase::Starting if self.is_to_be_saved => {
+                self.phase = Phase::RestoreReady;
+                self.events.push(RuntimeEvent::Ready);
+            }
+            Phase::RestoreReady => {}
+            // Asked for again after the connection was lost on which it was not answered, or nothing is to be waited for.
+            Phase::Starting | Phase::Restoring => self.phase = Phase::Restoring,
+            _ => return Some(Answer::invalid_transition(&self.phase, "RestoreReady")),
+        }
+        self.wait(id, is_keep_alive);
+        if self.phase == Phase::Restoring {
+            self.waiting.pop_back();
+            self.answer_restore_next(id);
+        }
+        None
+    }
+
+    /// The answer comes later.
+    fn wait(&mut self, id: ConnectionId, is_keep_alive: bool) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.is_waiting = true;
         connection.is_keep_alive = is_keep_alive;
         if let Some(ServiceOutput::Send(_, held)) = self.outputs.pop_if(|output| is_answer_to(output, id)) {
             connection.held = held;
         }
         self.waiting.push_back(id);
-        self.hand_over();
-        None
     }
 
     fn init_error(&mut self, request: Request) -> Answer {
         if self.phase != Phase::Starting {
             return Answer::invalid_transition(&self.phase, "InitError");
         }
+        self.failed(request, Phase::InitFailed)
+    }
+
+    fn restore_error(&mut self, request: Request) -> Answer {
+        if self.phase != Phase::Restoring {
+            return Answer::invalid_transition(&self.phase, "RestoreError");
+        }
+        self.failed(request, Phase::RestoreFailed)
+    }
+
+    fn failed(&mut self, request: Request, phase: Phase) -> Answer {
         if request.body_bytes > request.body.len() as u64 {
             return Answer::too_large();
         }
-        self.phase = Phase::InitFailed;
+        self.phase = phase;
         self.events.push(RuntimeEvent::InitError { error_type: error_type(&request), payload: request.body });
         Answer::accepted()
     }
@@ -501,6 +593,8 @@ impl LoopbackService for RuntimeApi {
 enum Route {
     Next,
     InitError,
+    RestoreNext,
+    RestoreError,
     Response(String),
     Error(String),
 }

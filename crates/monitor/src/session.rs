@@ -185,6 +185,8 @@ struct Link {
     share_max: Mutex<Option<u32>>,
     /// Whether the worker wants to know what the guest uses of its state.
     is_set_wanted: AtomicBool,
+    /// Whether an invocation has been answered.
+    has_answered: AtomicBool,
 }
 
 impl Session {
@@ -197,6 +199,9 @@ impl Session {
     ) -> Result<Self, LaunchError> {
         process::be_nicer(start.share.nice);
         let runtime_api = SharedRuntimeApi::default();
+        if start.is_to_be_saved {
+            runtime_api.lock().expect_saving();
+        }
         let link = Arc::new(Link {
             runtime_api: runtime_api.clone(),
             outbox,
@@ -204,6 +209,7 @@ impl Session {
             idle: Flag::default(),
             share_max: Mutex::new(start.share.share_max),
             is_set_wanted: AtomicBool::new(start.is_restored && start.working_set.is_none()),
+            has_answered: AtomicBool::new(false),
         });
         let vcpu_count = start.vcpu_count;
         let mut program = Program {
@@ -236,7 +242,7 @@ impl Session {
         outside.serve(&guest, Box::new(move |file| save(&saved, &outbox, file)));
         let mut kernel = guest.lock();
         if start.is_restored {
-            link.restored(&mut kernel);
+            link.restored(&guest, &mut kernel);
         } else {
             kernel.close_input();
         }
@@ -290,7 +296,7 @@ impl Session {
     }
 }
 
-/// Saves the guest, which waits for an invocation, and tells the worker. It stays frozen.
+/// Saves the guest, which waits for an invocation or in `restore/next`, and tells the worker. It stays frozen.
 fn save(guest: &Weak<Guest>, link: &Link, file: OwnedFd) {
     let Some(guest) = guest.upgrade() else { return };
     let mut kernel = guest.lock();
@@ -312,13 +318,29 @@ fn save(guest: &Weak<Guest>, link: &Link, file: OwnedFd) {
 }
 
 impl Link {
-    /// The guest goes on from a state in which it waits for an invocation.
-    fn restored(&self, kernel: &mut Kernel) {
-        self.runtime_api.lock().begin_generation();
+    /// The guest goes on from a state in which it waits for an invocation, or in `restore/next`: then it is ready when its
+    /// program has done what is to be done in each copy.
+    fn restored(&self, guest: &Guest, kernel: &mut Kernel) {
+        kernel.network.with_service(runtime_api::PORT, |_| self.runtime_api.lock().begin_generation());
+        let mut runtime_api = self.runtime_api.lock();
+        let events = runtime_api.take_events();
+        let is_restoring = runtime_api.is_restoring();
+        drop(runtime_api);
+        if events.contains(&RuntimeEvent::Ready) {
+            self.cap_processors(kernel);
+        }
+        if is_restoring {
+            guest.set_frozen(kernel, false);
+        }
+        let messages: Vec<_> = events.into_iter().map(|event| message(event, kernel)).collect();
+        self.outbox.send(&messages);
+    }
+
+    /// Initialisation is over: from now on the environment has its share of the processors.
+    fn cap_processors(&self, kernel: &mut Kernel) {
         if let Some(share) = self.share_max.lock().unwrap_or_else(PoisonError::into_inner).take() {
             kernel.cap_processors(share);
         }
-        self.outbox.send(&[message(RuntimeEvent::Ready, kernel)]);
     }
 
     /// Passes output of the program on to the worker, unless the worker does not keep up: then the program blocks.
@@ -353,9 +375,7 @@ impl Observer for Link {
         if !events.is_empty() {
             if events.contains(&RuntimeEvent::Ready) {
                 self.idle.set();
-                if let Some(share) = self.share_max.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    kernel.cap_processors(share);
-                }
+                self.cap_processors(kernel);
             }
             // What was printed before goes first, in the same write.
             let mut messages = take_output(kernel);
@@ -363,7 +383,10 @@ impl Observer for Link {
                 messages.extend(take_profile(kernel));
             }
             for event in events {
-                if event == RuntimeEvent::Ready && self.is_set_wanted.swap(false, Ordering::Relaxed) {
+                if event != RuntimeEvent::Ready {
+                    self.has_answered.store(true, Ordering::Relaxed);
+                } else if self.has_answered.load(Ordering::Relaxed) && self.is_set_wanted.swap(false, Ordering::Relaxed)
+                {
                     // The answer is on its way before this takes its time.
                     self.outbox.send(&std::mem::take(&mut messages));
                     let set = kernel.working_set(WORKING_SET_RUNS_MAX);

@@ -9,6 +9,7 @@ use calypte_wire::monitor::Invoke;
 use proptest::prelude::*;
 
 const NEXT: &str = "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n";
+const RESTORE_NEXT: &str = "GET /2018-06-01/runtime/restore/next HTTP/1.1\r\nHost: x\r\n\r\n";
 const MAIN: ConnectionId = ConnectionId(1);
 const OTHER: ConnectionId = ConnectionId(2);
 const ACCEPTED: &str =
@@ -134,6 +135,100 @@ fn errors_are_reported_with_their_type() {
     assert_eq!(guest.send(MAIN, request), ACCEPTED);
     let error_type = "Runtime.ImportModuleError".into();
     assert_eq!(guest.0.take_events(), [RuntimeEvent::InitError { error_type, payload: b"{}".to_vec() }]);
+}
+
+/// The guest is saved and goes on in a copy.
+fn copy_of(guest: &Guest) -> Guest {
+    let mut api = RuntimeApi::new();
+    api.restore(&guest.0.save()).unwrap();
+    api.begin_generation();
+    Guest(api)
+}
+
+/// The generation that an answer names.
+fn generation(answer: &str) -> &str {
+    let field = answer.split("Calypte-Generation: ").nth(1).unwrap_or_else(|| panic!("no generation in {answer:?}"));
+    field.lines().next().unwrap()
+}
+
+#[test]
+fn a_copy_is_told_before_its_first_event() {
+    let mut saved = Guest::new();
+    saved.0.expect_saving();
+    assert_eq!(saved.send(MAIN, RESTORE_NEXT), "");
+    assert_eq!(saved.0.take_events(), [RuntimeEvent::Ready]);
+    assert!(saved.0.is_idle());
+    assert_eq!(saved.0.invoke(invocation("1")), Err(NotReady), "it waits for being saved, and not for an event");
+    let mut generations = std::collections::HashSet::new();
+    for _ in 0..2 {
+        let mut copy = copy_of(&saved);
+        let answer = copy.output();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("Content-Length: 0\r\n"), "{answer}");
+        assert_eq!(copy.0.take_events(), [], "it is not ready yet");
+        assert!(copy.0.is_restoring() && !copy.0.is_idle());
+        assert_eq!(copy.0.invoke(invocation("1")), Err(NotReady));
+        assert_eq!(copy.send(MAIN, NEXT), "");
+        assert_eq!(copy.0.take_events(), [RuntimeEvent::Ready]);
+        copy.0.invoke(invocation("1")).unwrap();
+        assert_eq!(generation(&copy.output()), generation(&answer), "the first event names the same copy");
+        assert!(generations.insert(generation(&answer).to_owned()), "another copy has that name");
+        assert_eq!(copy.exchange(RESTORE_NEXT).0, "HTTP/1.1 403 Forbidden");
+    }
+}
+
+#[test]
+fn what_comes_behind_restore_next_waits_with_it() {
+    let mut saved = Guest::new();
+    saved.0.expect_saving();
+    assert_eq!(saved.send(MAIN, &[RESTORE_NEXT, NEXT].concat()), "");
+    assert_eq!(saved.send(OTHER, RESTORE_NEXT), "", "more than one may wait");
+    assert_eq!(saved.0.take_events(), [RuntimeEvent::Ready]);
+    let mut copy = copy_of(&saved);
+    assert_eq!(copy.output().matches("HTTP/1.1 200 OK\r\n").count(), 1, "the other answer comes with the event");
+    assert_eq!(copy.0.take_events(), [RuntimeEvent::Ready]);
+    copy.0.invoke(invocation("1")).unwrap();
+    assert_eq!(copy.output().matches("HTTP/1.1 200 OK\r\n").count(), 2);
+    // The connection that waits may be lost; the program asks again.
+    saved.0.closed(MAIN);
+    saved.0.closed(OTHER);
+    let mut copy = copy_of(&saved);
+    assert_eq!(copy.output(), "<closed><closed>", "nobody is answered");
+    copy.0.connected(MAIN);
+    generation(&copy.send(MAIN, RESTORE_NEXT));
+}
+
+#[test]
+fn a_copy_reports_that_it_cannot_do_its_part() {
+    let mut saved = Guest::new();
+    saved.0.expect_saving();
+    let error = "POST /2018-06-01/runtime/restore/error HTTP/1.1\r\nContent-Length: 2\r\n\
+                 Lambda-Runtime-Function-Error-Type: Runtime.AfterRestoreError\r\n\r\n{}";
+    assert_eq!(saved.exchange(error).0, "HTTP/1.1 403 Forbidden", "not before");
+    assert_eq!(saved.send(MAIN, RESTORE_NEXT), "");
+    let refusal = saved.send(OTHER, NEXT);
+    assert!(refusal.contains("Transition from RestoreReady to Ready failed"), "{refusal}");
+    saved.0.take_events();
+    let mut copy = copy_of(&saved);
+    copy.output();
+    assert_eq!(copy.send(MAIN, error), ACCEPTED);
+    let error_type = "Runtime.AfterRestoreError".into();
+    assert_eq!(copy.0.take_events(), [RuntimeEvent::InitError { error_type, payload: b"{}".to_vec() }]);
+    for request in [NEXT, RESTORE_NEXT, error] {
+        assert_eq!(copy.exchange(request).0, "HTTP/1.1 403 Forbidden", "{request}");
+    }
+    assert_eq!(copy.0.take_events(), []);
+}
+
+#[test]
+fn where_nothing_is_saved_restore_next_is_answered_at_once() {
+    let mut guest = Guest::new();
+    for _ in 0..2 {
+        assert_eq!(guest.send(MAIN, RESTORE_NEXT), "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    }
+    assert_eq!(guest.0.take_events(), []);
+    assert_eq!(guest.send(MAIN, NEXT), "");
+    assert_eq!(guest.0.take_events(), [RuntimeEvent::Ready]);
+    assert_eq!(copy_of(&guest).0.take_events(), [RuntimeEvent::Ready], "saved in `next` it is ready at once");
 }
 
 #[test]
@@ -280,7 +375,9 @@ fn incomplete_requests_of_many_connections_are_bounded() {
 
 #[test]
 fn fixed_scripts_hold_the_invariants() {
-    let corpus: [&[u8]; 4] = [
+    let corpus: [&[u8]; 6] = [
+        &[0, 0, 6, 7, 7, 0, 6, 0, 2, 0, 6, 2, 6, 0, 7, 0, 0],
+        &[0, 0, 6, 7, 7, 0, 6, 8, 6, 7, 0],
         &[0, 0, 6, 0, 2, 0, 6, 2, 6, 0, 2, 0, 6, 3, 6, 0],
         &[0, 0, 0, 0, 6, 6, 1, 0, 6, 6, 2, 0],
         &[0, 0, 6, 0, 1, 0, 2, 0, 0, 0, 6, 0, 6, 4],

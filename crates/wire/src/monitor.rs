@@ -13,7 +13,9 @@
 //!
 //! While the program waits in `next`, the worker may send a file on the other socket ([`crate::descriptor`]): the monitor
 //! saves its guest to it and sends `Saved`. The guest stays frozen. A monitor whose `Start` says so takes its guest from such a
-//! file, which comes first on the other socket, and sends `Ready` at once.
+//! file, which comes first on the other socket, and sends `Ready` at once, or, if the program was saved in `restore/next`, when
+//! it asks for its first event (or `InitError`, or `Exited`). A monitor whose `Start` says that its guest is to be saved sends
+//! `Ready` also when the program waits in `restore/next`; that one takes no `Invoke`.
 //!
 //! The monitor trusts the worker. The worker trusts nothing: it accepts [`ToWorker`] messages up to
 //! [`TO_WORKER_BYTES_MAX`], only for the outstanding request, and drops log bytes over its rate limit.
@@ -67,6 +69,8 @@ pub struct Start {
     /// Whether the guest goes on from a saved one: a file with its state comes as a descriptor before all others
     /// ([`crate::descriptor::Descriptor::State`]). Program, arguments and environment are not looked at then.
     pub is_restored: bool,
+    /// Whether the guest is to be saved once it is ready: a runtime that asks for `restore/next` waits there.
+    pub is_to_be_saved: bool,
     /// What earlier copies of that state have used of it. `None`: nobody has said yet, and this one is to.
     pub working_set: Option<WorkingSet>,
 }
@@ -123,7 +127,7 @@ pub struct Invoke {
 /// From the monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// The program waits in `next`: initialisation, or the invocation before, is over.
+    /// The program waits in `next`: initialisation, or the invocation before, is over. Or it waits in `restore/next`.
     Ready {
         /// What the environment has used so far.
         usage: Usage,
@@ -169,7 +173,7 @@ pub enum ToWorker {
         /// What the environment has used so far.
         usage: Usage,
     },
-    /// The program posted an initialisation error.
+    /// The program posted an error of its initialisation, or of what is to be done in each copy.
     InitError {
         /// `Lambda-Runtime-Function-Error-Type`.
         error_type: String,

@@ -32,7 +32,8 @@ use channel::Channel;
 const END_GRACE: Duration = Duration::from_millis(500);
 /// Least time that a program has between its answer and its next `next`.
 const FINISH_TIME_MIN: Duration = Duration::from_secs(1);
-/// How long restoring an environment from its template may take.
+/// How long restoring an environment from its template may take, together with what its program does before its first
+/// `next`. Lambda gives that as long.
 const RESTORE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most virtual CPUs of an environment.
 const VCPU_COUNT_MAX: u32 = 6;
@@ -269,6 +270,10 @@ impl<N: Fn(Notice)> Environment<N> {
             Ok(Event::Ready) => {
                 (self.notify)(Notice::Initialised);
                 self.serve_all(first, Initialised { duration: started.elapsed(), deadline: None }).await
+            }
+            // The program, in what it does in each copy.
+            result @ Ok(Event::InitFailed { .. } | Event::Exited(ExitCause::Status(_))) => {
+                self.init_failed(first, result, started.elapsed())
             }
             Err(Interruption::Requested) => {
                 if let Some(job) = first {
@@ -607,6 +612,7 @@ fn start_message(spec: &FunctionSpec, offer: Offer, origin: &Origin) -> wire::St
         has_egress: offer.has_egress,
         share: offer.share,
         is_restored: template.is_some(),
+        is_to_be_saved: false,
         working_set: template.and_then(|template| template.working_set().cloned()),
     }
 }

@@ -234,6 +234,7 @@ pub(crate) fn start(arguments: &[&str]) -> Start {
         has_egress: false,
         share: Default::default(),
         is_restored: false,
+        is_to_be_saved: false,
         working_set: None,
     }
 }

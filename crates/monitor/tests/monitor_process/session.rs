@@ -22,6 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("session::a_bound_of_processor_time_begins_after_initialisation", true, a_bound_begins_after_initialisation),
     ("session::what_cannot_start_says_why", true, what_cannot_start_says_why),
     ("session::copies_of_a_saved_guest_go_on_from_its_next", true, copies_of_a_saved_guest_go_on_from_its_next),
+    (
+        "session::a_guest_saved_in_restore_next_does_its_part_first",
+        true,
+        a_guest_saved_in_restore_next_does_its_part_first,
+    ),
     ("session::a_damaged_state_is_refused", true, a_damaged_state_is_refused),
     ("session::a_guest_with_an_invocation_is_not_saved", true, a_guest_with_an_invocation_is_not_saved),
     ("session::a_warm_python_invocation_takes_few_exits", true, a_warm_python_invocation_takes_few_exits),
@@ -54,8 +59,13 @@ fn runtime_alone() -> Start {
 
 /// The state of a runtime that waits for an event, and how long it is.
 fn saved(zygote: &mut Zygote) -> (File, u64) {
+    saved_of(zygote, runtime_alone())
+}
+
+/// The state of what starts so, once it is ready.
+fn saved_of(zygote: &mut Zygote, start: Start) -> (File, u64) {
     let mut environment = zygote.fork();
-    environment.start(runtime_alone());
+    environment.start(start);
     assert!(matches!(environment.receive_with_log().1, ToWorker::Ready { .. }));
     let file = tempfile::tempfile().unwrap();
     environment.send_state(&file);
@@ -105,6 +115,39 @@ fn copies_of_a_saved_guest_go_on_from_its_next() {
     }
     copy.close();
     assert_eq!(zygote.wait_ended(&copy), 0);
+}
+
+fn a_guest_saved_in_restore_next_does_its_part_first() {
+    let mut zygote = Zygote::start();
+    let start_with = |mode: &str| {
+        let mut start = runtime_alone();
+        start.arguments.extend(["restore".to_owned(), mode.to_owned()]);
+        start
+    };
+    for mode in ["go on", "error", "exit"] {
+        let (state, _) = saved_of(&mut zygote, Start { is_to_be_saved: true, ..start_with(mode) });
+        let mut copy = restored(&mut zygote, &state, None);
+        let (log, message) = copy.receive_with_log();
+        assert_eq!(log, "restored: HTTP/1.1 200 a copy\n", "{mode}");
+        match mode {
+            "error" => assert!(matches!(message, ToWorker::InitError { .. }), "{message:?}"),
+            "exit" => assert_eq!(exit_cause(message), ExitCause::Status(5)),
+            _ => {
+                assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
+                copy.invoke("one", "event");
+                let message = copy.receive_with_log().1;
+                assert!(matches!(message, ToWorker::Response { .. }), "{message:?}");
+            }
+        }
+        copy.close();
+        zygote.wait_ended(&copy);
+    }
+    // Nobody saves it: there is nothing to wait for.
+    let mut environment = zygote.fork();
+    environment.start(start_with("go on"));
+    let (log, message) = environment.receive_with_log();
+    assert_eq!(log, "started\nrestored: HTTP/1.1 200\n");
+    assert!(matches!(message, ToWorker::Ready { .. }), "{message:?}");
 }
 
 fn a_damaged_state_is_refused() {

@@ -72,6 +72,17 @@ int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "init-ms") == 0) {
         while (clock() < atol(argv[2]) * (CLOCKS_PER_SEC / 1000)) {}
     }
+    if (argc > 2 && strcmp(argv[1], "restore") == 0) {
+        const char *restore = "GET /2018-06-01/runtime/restore/next HTTP/1.1\r\nHost: x\r\n\r\n";
+        send_all(fd, restore, strlen(restore));
+        receive(fd);
+        printf("restored: %.12s%s\n", buffer, strstr(buffer, "Calypte-Generation: ") ? " a copy" : "");
+        if (strcmp(argv[2], "exit") == 0) return 5;
+        if (strcmp(argv[2], "error") == 0) {
+            post(fd, "restore/error", NULL, "Lambda-Runtime-Function-Error-Type: Runtime.Test\r\n", "{}", 2);
+            return 1;
+        }
+    }
     static char event[1 << 16], id[64];
     for (;;) {
         const char *next = "GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n";

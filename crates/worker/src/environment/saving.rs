@@ -16,6 +16,11 @@ use crate::templates::{Draft, Template};
 /// How long saving may take.
 const SAVE_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// The variable by which runtimes know whether to ask for `restore/next`.
+const INITIALIZATION_TYPE: &str = "AWS_LAMBDA_INITIALIZATION_TYPE";
+/// Its value in an environment that is to be saved.
+const SNAP_START: &str = "snap-start";
+
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SavingError {
@@ -29,8 +34,14 @@ pub(crate) enum SavingError {
     File(#[from] io::Error),
 }
 
+/// Tells the runtime that it is to be saved, as Lambda does.
+fn say_snap_start(environment: &mut Vec<(String, String)>) {
+    environment.retain(|(name, _)| name != INITIALIZATION_TYPE);
+    environment.push((INITIALIZATION_TYPE.to_owned(), SNAP_START.to_owned()));
+}
+
 impl<N: Fn(Notice)> Environment<N> {
-    /// Runs the program until it is ready for its first event, saves it, and ends it. `descriptors` is where its monitor is
+    /// Runs the program until it is ready for its first event, or waits in `restore/next`, saves it, and ends it. `descriptors` is where its monitor is
     /// sent descriptors.
     pub(crate) async fn run_to_template(
         mut self,
@@ -51,7 +62,10 @@ impl<N: Fn(Notice)> Environment<N> {
     }
 
     async fn save(&mut self, descriptors: &OwnedFd, init_timeout: Duration) -> Result<(Draft, u64), SavingError> {
-        self.channel.send(&ToMonitor::Start(Box::new(start_message(&self.spec, self.offer, &self.origin))));
+        let mut start = start_message(&self.spec, self.offer, &self.origin);
+        start.is_to_be_saved = true;
+        say_snap_start(&mut start.environment);
+        self.channel.send(&ToMonitor::Start(Box::new(start)));
         let deadline = Instant::now() + init_timeout + self.timeout();
         match self.next_event(deadline).await.map_err(SavingError::Interrupted)? {
             Event::Ready => {}
