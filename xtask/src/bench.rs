@@ -106,7 +106,9 @@ impl Bench {
         let runtime = server.newest_python()?.context("these benchmarks need a Python on the host")?;
         let example = root().join("examples/hello-python").to_string_lossy().into_owned();
         let options = ["--runtime", &runtime, "--handler", "handler.handler", "--memory", "1769"];
-        server.calypte(&[&["deploy", &example, "--name", "bench"], &options[..]].concat())?;
+        // Without a template: a cold start is to be a full boot, and nothing to be done beside it.
+        let plain = ["deploy", &example, "--name", "bench", "--template", "off"];
+        server.calypte(&[&plain[..], &options[..]].concat())?;
         let fresh = ["deploy", &example, "--name", "bench-fresh", "--env", "CALYPTE_ISOLATION=fresh"];
         server.calypte(&[&fresh[..], &options[..]].concat())?;
         let repetitions = |count: usize| (count / self.divisor).max(5).to_string();
