@@ -61,7 +61,8 @@ fn server_with_function(parent: &Path, data: &Path) -> Server {
     let folder = parent.join("function");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("app.py"), FUNCTION).unwrap();
-    let options = ["--runtime", "python", "--handler", "app.handler"];
+    // Its environment is to be the only one.
+    let options = ["--runtime", "python", "--handler", "app.handler", "--template", "off"];
     good(data, &[&["deploy", folder.to_str().unwrap()], &options[..]].concat());
     server
 }

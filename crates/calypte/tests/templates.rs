@@ -119,8 +119,10 @@ fn invoke_in_another(server: &Server, data: &Path) -> Value {
     if let [monitor] = server.monitors()[..] {
         signal(monitor, "-KILL");
     }
+    let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
     loop {
         let output = run(data, &["invoke", "function", "{}", "--json"]);
+        assert!(Instant::now() < deadline, "no call succeeds: {}", stdout(&output));
         let answer = parse(&stdout(&output));
         if answer["function_error"].is_null() {
             return answer;
