@@ -7,12 +7,13 @@ mod harness;
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::{Server, bad, calypte, good, has_kvm, json as parse, run, signal, stderr, stdout};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// How long a template may take to be made, generously.
 const TEMPLATE_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -21,8 +22,10 @@ const COPIES: usize = 6;
 
 /// Gives everything random that Python and the system have, and what calls before have left.
 const RANDOM_FUNCTION: &str = r#"
-import os, random, secrets, ssl, tempfile, time, uuid
+import mmap, os, random, secrets, ssl, tempfile, time, uuid
 seen = []
+# Of memory that is only reserved nothing has been used: it must cost nothing, however much it is.
+reserved = mmap.mmap(-1, 1 << 45, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, prot=mmap.PROT_READ)
 started = time.monotonic()
 random.random()
 ssl.RAND_bytes(1)
@@ -89,8 +92,17 @@ def handler(event, context):
     return {"calls": calls, "type": os.environ["AWS_LAMBDA_INITIALIZATION_TYPE"]}
 "#;
 
+/// A server with a function.
+struct Deployed {
+    server: Server,
+    data: PathBuf,
+    /// The function's code.
+    folder: PathBuf,
+    _parent: TempDir,
+}
+
 /// A server with a function; none, printed as a skip, if there is no Python or no KVM.
-fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
+fn deployed(test: &str, code: &str) -> Option<Deployed> {
     if !has_kvm(test) {
         return None;
     }
@@ -98,14 +110,14 @@ fn server_with(test: &str, parent: &Path, code: &str) -> Option<Server> {
         eprintln!("SKIP {test}: python3 is not installed");
         return None;
     }
-    let data = parent.join("data");
-    let folder = parent.join("function");
+    let parent = tempfile::tempdir().unwrap();
+    let (data, folder) = (parent.path().join("data"), parent.path().join("function"));
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("app.py"), code).unwrap();
     good(&data, &["runtime", "add", "python", "--from-host", "python3"]);
     let server = Server::start_with(&data, &[]);
     good(&data, &[&["deploy", folder.to_str().unwrap(), "--name", "function"], &DEPLOY_OPTIONS[..]].concat());
-    Some(server)
+    Some(Deployed { server, data, folder, _parent: parent })
 }
 
 fn invoke(data: &Path, event: &str) -> Value {
@@ -143,10 +155,8 @@ fn until_template(server: &Server, data: &Path) -> Value {
 
 #[test]
 fn copies_of_a_template_share_no_random_value_and_no_history() {
-    let parent = tempfile::tempdir().unwrap();
-    let data = parent.path().join("data");
     let test = "copies_of_a_template_share_no_random_value_and_no_history";
-    let Some(server) = server_with(test, parent.path(), RANDOM_FUNCTION) else { return };
+    let Some(Deployed { server, data, _parent, .. }) = deployed(test, RANDOM_FUNCTION) else { return };
     let first = until_template(&server, &data);
     assert_eq!(first["payload"]["calls"], 1, "a copy has not handled what others have: {first}");
     let calls: Vec<_> = (0..COPIES)
@@ -179,10 +189,8 @@ fn copies_of_a_template_share_no_random_value_and_no_history() {
 
 #[test]
 fn an_environment_from_a_template_is_reused_and_outlived_by_the_template() {
-    let parent = tempfile::tempdir().unwrap();
-    let data = parent.path().join("data");
     let test = "an_environment_from_a_template_is_reused_and_outlived_by_the_template";
-    let Some(server) = server_with(test, parent.path(), RANDOM_FUNCTION) else { return };
+    let Some(Deployed { server, data, folder, _parent }) = deployed(test, RANDOM_FUNCTION) else { return };
     until_template(&server, &data);
     for calls in 2..5 {
         let answer = invoke(&data, "{}");
@@ -191,8 +199,8 @@ fn an_environment_from_a_template_is_reused_and_outlived_by_the_template() {
     let answer = invoke_in_another(&server, &data);
     assert_eq!((&answer["placement"], &answer["payload"]["calls"]), (&"template".into(), &1.into()), "{answer}");
     // Another revision has another template.
-    fs::write(parent.path().join("function/app.py"), RANDOM_FUNCTION.replace("len(seen)", "100 + len(seen)")).unwrap();
-    good(&data, &["deploy", parent.path().join("function").to_str().unwrap(), "--name", "function"]);
+    fs::write(folder.join("app.py"), RANDOM_FUNCTION.replace("len(seen)", "100 + len(seen)")).unwrap();
+    good(&data, &["deploy", folder.to_str().unwrap(), "--name", "function"]);
     let answer = invoke(&data, "{}");
     assert_eq!((&answer["placement"], &answer["payload"]["calls"]), (&"boot".into(), &101.into()), "{answer}");
     let answer = until_template(&server, &data);
@@ -204,17 +212,14 @@ fn an_environment_from_a_template_is_reused_and_outlived_by_the_template() {
 
 #[test]
 fn a_fresh_invocation_finds_nothing_of_the_one_before() {
-    let parent = tempfile::tempdir().unwrap();
-    let data = parent.path().join("data");
     let test = "a_fresh_invocation_finds_nothing_of_the_one_before";
-    let Some(server) = server_with(test, parent.path(), CANARY_FUNCTION) else { return };
+    let Some(Deployed { server, data, folder, _parent }) = deployed(test, CANARY_FUNCTION) else { return };
     // The canary sings: with reuse everything that is left is found.
     assert_eq!(invoke(&data, "{}")["payload"], json!([]));
     let found = invoke(&data, "{}")["payload"].to_string();
     for left in ["memory", "file", "variable", "canary thread", "a timer", "/tmp"] {
         assert!(found.contains(left), "{left:?} is not in {found}");
     }
-    let folder = parent.path().join("function");
     let deploy = ["deploy", folder.to_str().unwrap(), "--name", "function", "--env", "CALYPTE_ISOLATION=fresh"];
     good(&data, &[&deploy[..], &DEPLOY_OPTIONS[..]].concat());
     let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
@@ -238,10 +243,8 @@ fn a_fresh_invocation_finds_nothing_of_the_one_before() {
 
 #[test]
 fn hooks_run_before_the_snapshot_and_in_each_copy() {
-    let parent = tempfile::tempdir().unwrap();
-    let data = parent.path().join("data");
     let test = "hooks_run_before_the_snapshot_and_in_each_copy";
-    let Some(server) = server_with(test, parent.path(), HOOKED_FUNCTION) else { return };
+    let Some(Deployed { server, data, _parent, .. }) = deployed(test, HOOKED_FUNCTION) else { return };
     let answer = invoke(&data, "{}");
     assert_eq!(answer["placement"], "boot");
     assert_eq!(answer["payload"], json!({"calls": [], "type": "on-demand"}), "nothing is saved here");
@@ -263,11 +266,9 @@ fn hooks_run_before_the_snapshot_and_in_each_copy() {
 
 #[test]
 fn a_hook_that_fails_in_a_copy_fails_the_call() {
-    let parent = tempfile::tempdir().unwrap();
-    let data = parent.path().join("data");
     let test = "a_hook_that_fails_in_a_copy_fails_the_call";
     let code = HOOKED_FUNCTION.replace("calls.extend(", "1 / 0, (");
-    let Some(server) = server_with(test, parent.path(), &code) else { return };
+    let Some(Deployed { server, data, _parent, .. }) = deployed(test, &code) else { return };
     let deadline = Instant::now() + TEMPLATE_WAIT_MAX;
     invoke(&data, "{}");
     loop {

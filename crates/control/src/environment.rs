@@ -28,7 +28,8 @@ const RESERVED: &[&str] = &[
     "_X_AMZN_TRACE_ID",
 ];
 
-/// The owner's variable that says what invocations may find of those before them: [`ISOLATION_FRESH`], or `reuse` as without it.
+/// The owner's variable that says what invocations may find of those before them: [`ISOLATION_FRESH`], or `reuse` as without
+/// it.
 pub(crate) const ISOLATION_VARIABLE: &str = "CALYPTE_ISOLATION";
 /// Every invocation has an environment of its own.
 pub(crate) const ISOLATION_FRESH: &str = "fresh";

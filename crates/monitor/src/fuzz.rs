@@ -25,8 +25,8 @@ const PHRASES: &[&str] = &[
     "\r\n\r\n",
 ];
 
-/// Runs a script of connections, bytes, invocations and changes to a copy against the Runtime API and checks what must always hold:
-/// nothing is sent to a connection that is not open, `Ready` and answers alternate, and each answer is for the
+/// Runs a script of connections, bytes, invocations and changes to a copy against the Runtime API and checks what must always
+/// hold: nothing is sent to a connection that is not open, `Ready` and answers alternate, and each answer is for the
 /// invocation that is outstanding.
 pub fn fuzz_runtime_api(script: &[u8]) {
     let mut driver =

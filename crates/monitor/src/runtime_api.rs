@@ -55,8 +55,8 @@ pub const KEPT_BYTES_MAX: usize = 2 * RESPONSE_BYTES_MAX;
 /// Longest error type and content type that is passed on; the rest is cut off.
 pub const LABEL_BYTES_MAX: usize = 256;
 
-/// Field of the answers to `restore/next` and `next` by which a program sees that it is a copy of a saved one: each copy has another value. What
-/// it has made of random numbers before the first such event, other copies have too.
+/// Field of the answers to `restore/next` and `next` by which a program sees that it is a copy of a saved one: each copy has
+/// another value. What it has made of random numbers before the first such event, other copies have too.
 pub const GENERATION_FIELD: &str = "Calypte-Generation";
 /// Random bytes in a generation's name.
 const GENERATION_BYTES: usize = 16;

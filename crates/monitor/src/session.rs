@@ -235,11 +235,11 @@ impl Session {
             None => launch::load(&program, surroundings, confinement)?,
             Some(state) => launch::restore(state.as_fd(), &program, surroundings, confinement)?,
         };
-        if let Some(WorkingSet { written, read }) = start.working_set.clone() {
+        if let Some(WorkingSet { written, read }) = start.working_set {
             guest.fetch(&calypte_linux::state::WorkingSet { written, read });
         }
-        let (saved, outbox) = (Arc::downgrade(&guest), Arc::clone(&link));
-        outside.serve(&guest, Box::new(move |file| save(&saved, &outbox, file)));
+        let (to_be_saved, its_link) = (Arc::downgrade(&guest), Arc::clone(&link));
+        outside.serve(&guest, Box::new(move |file| save(&to_be_saved, &its_link, file)));
         let mut kernel = guest.lock();
         if start.is_restored {
             link.restored(&guest, &mut kernel);

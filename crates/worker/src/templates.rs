@@ -186,7 +186,8 @@ impl Templates {
     }
 
     /// How many there are, and their size in bytes.
-    pub(crate) fn sizes(&self) -> (usize, u64) {
+    #[cfg(test)]
+    fn sizes(&self) -> (usize, u64) {
         let state = self.lock();
         (state.slots.values().filter(|slot| slot.template.is_some()).count(), state.bytes)
     }

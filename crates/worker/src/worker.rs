@@ -236,11 +236,6 @@ impl Worker {
         self.shared.lock().scheduler.stats()
     }
 
-    /// How many templates there are, and their size in bytes.
-    pub fn templates(&self) -> (usize, u64) {
-        self.shared.templates.sizes()
-    }
-
     /// The logs of all functions.
     pub fn logs(&self) -> &Logs {
         &self.shared.logs

@@ -11,7 +11,8 @@ use super::{AddressSpaces, Layout, Space, SpaceId, page_of};
 use crate::file::mapping::saved::SavedMapping;
 use crate::state::{Restorer, Saver, SectionId, StateError};
 
-/// Pages of such a group from which on it is worth copying all of it though the program only reads there.
+/// Pages in use of a group that becomes accessible at one fault, from which on it is worth copying all of it though the
+/// program only reads there.
 const GROUP_READ_MIN: usize = 4;
 /// Names of areas without a file: they are not data of the guest's.
 const NAMES: [&str; 5] = ["", "[heap]", "[stack]", "[vvar]", "[vdso]"];
@@ -77,18 +78,16 @@ impl AddressSpaces {
         for space in self.spaces.values() {
             for (start, area) in space.areas.iter() {
                 let is_writable = area.protection.contains(Protection::WRITE);
-                let (mut page, end) = (page_of(start), page_of(area.end));
-                while page < end {
-                    let next = (page + 1).next_multiple_of(pages_per_fault).min(end);
-                    let group: Vec<Frame> =
-                        space.pages.runs(page, next).iter().flat_map(|run| run.frames.iter()).collect();
-                    let used = group.iter().filter(|frame| touched.binary_search(frame).is_ok());
-                    let used: Vec<Frame> = used.copied().collect();
-                    let is_whole = !used.is_empty() && is_writable || used.len() >= GROUP_READ_MIN;
-                    for frame in if is_whole { group } else { used } {
-                        *frames.entry(frame).or_default() |= is_whole;
+                let runs = space.pages.runs(page_of(start), page_of(area.end));
+                let backed: Vec<(u64, Frame)> =
+                    runs.iter().flat_map(|run| (run.page..).zip(run.frames.iter())).collect();
+                for group in backed.chunk_by(|(a, _), (b, _)| a / pages_per_fault == b / pages_per_fault) {
+                    let is_used = |frame: &Frame| touched.binary_search(frame).is_ok();
+                    let used = group.iter().filter(|(_, frame)| is_used(frame)).count();
+                    let is_whole = used > 0 && is_writable || used >= GROUP_READ_MIN;
+                    for (_, frame) in group.iter().filter(|(_, frame)| is_whole || is_used(frame)) {
+                        *frames.entry(*frame).or_default() |= is_whole;
                     }
-                    page = next;
                 }
             }
         }

@@ -1,10 +1,10 @@
 //! Which pages of its state a restored guest uses: so that those of the next copy are brought in at once.
 //!
-//! Where a page comes when it is touched, each costs a fault of the virtual machine, and these are most of what a start costs.
+//! Where a page comes when it is touched, each costs a fault of the virtual machine, and these are most of what a start
+//! costs.
 
 use calypte_platform::{Frame, FrameRange};
 
-use crate::frames::Frames;
 use crate::guest::Guest;
 use crate::kernel::Kernel;
 
@@ -31,13 +31,17 @@ impl Kernel {
 }
 
 impl Guest {
-    /// Brings pages in that the guest, which has just been restored, is expected to use. Frames that it does not have are left
-    /// out.
+    /// Brings pages in that the guest, which has just been restored, is expected to use. Another guest has said which, so
+    /// frames that this one does not have are left out, and runs that are not in order: no frame comes twice.
     pub fn fetch(&self, set: &WorkingSet) {
         let kernel = self.lock();
         for (runs, will_write) in [(&set.written, true), (&set.read, false)] {
-            for range in runs.iter().filter_map(|run| within(&kernel.frames, *run)) {
-                kernel.frames.memory().fetch(range, will_write);
+            let mut end = 0;
+            for (first, count) in runs {
+                let next = first.checked_add(*count).filter(|next| *next <= kernel.frames.memory().frame_count());
+                let Some(next) = next.filter(|_| *first >= end) else { continue };
+                kernel.frames.memory().fetch(FrameRange { first: Frame(*first), count: *count }, will_write);
+                end = next;
             }
         }
     }
@@ -50,9 +54,4 @@ fn push(runs: &mut Vec<(u32, u32)>, frame: Frame, runs_max: usize) {
         _ if is_full => {}
         _ => runs.push((frame.0, 1)),
     }
-}
-
-fn within(frames: &Frames, (first, count): (u32, u32)) -> Option<FrameRange> {
-    let end = first.checked_add(count)?;
-    (end <= frames.memory().frame_count()).then_some(FrameRange { first: Frame(first), count })
 }

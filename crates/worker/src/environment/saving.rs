@@ -41,8 +41,8 @@ fn say_snap_start(environment: &mut Vec<(String, String)>) {
 }
 
 impl<N: Fn(Notice)> Environment<N> {
-    /// Runs the program until it is ready for its first event, or waits in `restore/next`, saves it, and ends it. `descriptors` is where its monitor is
-    /// sent descriptors.
+    /// Runs the program until it is ready for its first event, or waits in `restore/next`, saves it, and ends it. `descriptors`
+    /// is where its monitor is sent descriptors.
     pub(crate) async fn run_to_template(
         mut self,
         descriptors: &OwnedFd,
